@@ -1,0 +1,1 @@
+"""Dense labels and optical flow from camera streams."""
