@@ -1,0 +1,1 @@
+"""Images and their truth on disk, read as arrays."""

@@ -1,0 +1,149 @@
+"""Labels and flow as pictures for people."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+from dense_perception.arrays import Flow, Image, Labels
+from dense_perception.errors import InputError
+from dense_perception.labels import LabelSet
+import numpy as np
+from numpy.typing import NDArray
+
+# Colours from one hue to the next, going round: Baker et al. (2011), the Middlebury colour code.
+_HUES = (
+    ('red', 'yellow', 15),
+    ('yellow', 'green', 6),
+    ('green', 'cyan', 4),
+    ('cyan', 'blue', 11),
+    ('blue', 'magenta', 13),
+    ('magenta', 'red', 6),
+)
+_CORNERS = {
+    'red': (255, 0, 0),
+    'yellow': (255, 255, 0),
+    'green': (0, 255, 0),
+    'cyan': (0, 255, 255),
+    'blue': (0, 0, 255),
+    'magenta': (255, 0, 255),
+}
+
+
+def color_labels(labels: Labels, label_set: LabelSet) -> Image:
+    """Paint each label in its colour; black where there is none."""
+    return label_set.palette()[labels]
+
+
+def overlay_labels(image: Image, labels: Labels, label_set: LabelSet, opacity: float) -> Image:
+    """Paint labels over their image; pixels without a label stay as they are."""
+    painted = cv2.addWeighted(color_labels(labels, label_set), opacity, image, 1 - opacity, 0)
+    unlabelled = labels >= len(label_set)
+    if unlabelled.any():
+        painted[unlabelled] = image[unlabelled]
+    return np.asarray(painted, np.uint8)
+
+
+def color_flow(flow: Flow, range_px: float = 0.0) -> Image:
+    """
+    Paint flow in the Middlebury colours: hue is direction, saturation is length.
+
+    :param flow: (H, W, 2) float32 in pixels.
+    :param range_px: length that has full colour; longer flow is darker. 0 takes the largest.
+    """
+    length, angle = cv2.cartToPolar(flow[..., 0], flow[..., 1])
+    largest = range_px or max(float(length.max()), 1e-6)
+    wheel = _color_wheel()
+    place = np.mod(angle / (2 * np.pi), 1) * (len(wheel) // 2)  # the table goes round twice
+    low = place.astype(np.int32)
+    share = (place - low)[..., None]
+    color = wheel[low] * (1 - share) + wheel[low + 1] * share  # (H, W, 3), 0 to 255
+    radius = (length / largest)[..., None]
+    inside = 255 - radius * (255 - color)
+    return np.where(radius <= 1, inside, color * 0.75).astype(np.uint8)
+
+
+def _color_wheel() -> NDArray[np.float32]:
+    """Colours of directions, from right, clockwise in the image, (110, 3), twice around."""
+    parts = []
+    for start, end, steps in _HUES:
+        share = np.arange(steps)[:, None] / steps
+        parts.append(np.array(_CORNERS[start]) * (1 - share) + np.array(_CORNERS[end]) * share)
+    wheel = np.concatenate(parts)
+    return np.concatenate([wheel, wheel]).astype(np.float32)
+
+
+def panel(pictures: Sequence[tuple[str, Image]], height: int = 240) -> Image:
+    """Put pictures side by side at one height, each with its title above."""
+    columns = []
+    for title, picture in pictures:
+        width = max(1, round(picture.shape[1] * height / picture.shape[0]))
+        small = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+        head = np.full((24, width, 3), 255, np.uint8)
+        cv2.putText(head, title, (4, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+        columns.append(np.vstack([head, small]))
+    return np.hstack(columns)
+
+
+def legend(label_set: LabelSet, width: int) -> Image:
+    """Name the classes in their colours, in as many rows as the width needs."""
+    columns = max(1, width // 120)
+    rows = -(-len(label_set) // columns)
+    picture = np.full((rows * 20 + 4, width, 3), 255, np.uint8)
+    for index, entry in enumerate(label_set.classes):
+        x, y = (index % columns) * 120 + 4, (index // columns) * 20 + 4
+        cv2.rectangle(picture, (x, y), (x + 14, y + 14), entry.color, -1)
+        cv2.putText(
+            picture,
+            entry.name,
+            (x + 20, y + 12),
+            cv2.FONT_HERSHEY_SIMPLEX,
+            0.42,
+            (0, 0, 0),
+            1,
+            cv2.LINE_AA,
+        )
+    return picture
+
+
+def save_picture(path: Path, picture: Image) -> None:
+    """
+    Write an RGB picture; the suffix names the format.
+
+    :raises InputError: it cannot be written.
+    """
+    try:
+        written = cv2.imwrite(str(path), picture[:, :, ::-1])
+    except cv2.error as error:
+        raise InputError(f'{path}: cannot be written: {error.err}') from error
+    if not written:
+        raise InputError(f'{path}: cannot be written')
+
+
+class Video:
+    """An mp4 file of RGB pictures of one size; the first picture tells which."""
+
+    def __init__(self, path: Path, rate_hz: float) -> None:
+        self._path, self._rate_hz = path, rate_hz
+        self._writer: cv2.VideoWriter | None = None
+        self._size = (0, 0)
+
+    def __enter__(self) -> 'Video':
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._writer is not None:
+            self._writer.release()
+
+    def add(self, picture: Image) -> None:
+        """
+        Append a picture, resized to the first one's size.
+
+        :raises InputError: the file cannot be written.
+        """
+        if self._writer is None:
+            self._size = (picture.shape[1] // 2 * 2, picture.shape[0] // 2 * 2)  # codecs want even
+            codec = cv2.VideoWriter.fourcc(*'mp4v')
+            self._writer = cv2.VideoWriter(str(self._path), codec, self._rate_hz, self._size)
+            if not self._writer.isOpened():
+                raise InputError(f'{self._path}: cannot be written')
+        self._writer.write(cv2.resize(picture, self._size)[:, :, ::-1])
