@@ -1,0 +1,1 @@
+"""From estimates and truth to a report."""

@@ -1,0 +1,1 @@
+"""From an image array to an array of labels or flow."""

@@ -1,0 +1,50 @@
+"""The only crossing between image arrays and tensors."""
+
+from collections.abc import Sequence
+
+from dense_perception.arrays import Flow, Image
+from dense_perception.weights.checkpoint import Preprocessing
+import numpy as np
+import torch
+from torch import Tensor
+import torch.nn.functional as F
+
+
+def images_to_tensor(images: Sequence[Image]) -> Tensor:
+    """Return images of one size as (N, 3, H, W) uint8, RGB, channels last in memory."""
+    batch = np.stack(images) if len(images) > 1 else np.ascontiguousarray(images[0])[None]
+    with_copy = batch if batch.flags.writeable else batch.copy()
+    return torch.from_numpy(with_copy).permute(0, 3, 1, 2)
+
+
+def preprocess(images: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """
+    Turn RGB images into what a network takes.
+
+    :param images: (N, 3, H, W) of 0 to 255, uint8 or float.
+    :returns: the same shape, float32.
+    """
+    values = images.float()
+    if preprocessing.order == 'bgr':
+        values = values.flip(1)
+    mean = torch.tensor(preprocessing.mean, device=values.device)[:, None, None]
+    return (values - mean) / preprocessing.scale
+
+
+def resize(images: Tensor, height: int, width: int) -> Tensor:
+    """Return images resized by half-pixel bilinear interpolation, averaged where they shrink."""
+    if images.shape[2:] == (height, width):
+        return images
+    return F.interpolate(
+        images.float(), (height, width), mode='bilinear', align_corners=False, antialias=True
+    )
+
+
+def flow_to_tensor(flow: Flow) -> Tensor:
+    """Return a (H, W, 2) flow as (2, H, W) float32."""
+    return torch.from_numpy(np.ascontiguousarray(flow)).permute(2, 0, 1)
+
+
+def tensor_to_flow(flow: Tensor) -> Flow:
+    """Return a (2, H, W) tensor as a (H, W, 2) float32 array."""
+    return flow.permute(1, 2, 0).float().contiguous().cpu().numpy()

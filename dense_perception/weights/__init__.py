@@ -1,0 +1,1 @@
+"""Weights: files, formats, and what ships with the package."""

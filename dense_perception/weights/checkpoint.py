@@ -1,0 +1,160 @@
+"""
+Our weights files: safetensors with a card that says what the tensors are.
+
+A file holds everything that is needed to use it: network, its arguments, label set, preprocessing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+import json
+from pathlib import Path
+import struct
+from typing import Any
+
+from dense_perception.errors import WeightsError
+from dense_perception.labels import LABEL_SETS, LabelSet
+from dense_perception.networks import NETWORKS
+from safetensors import safe_open, SafetensorError
+from safetensors.torch import save_file
+import torch
+from torch import nn, Tensor
+
+_CARD = 'dense_perception'  # key of the card in the file's metadata
+_LARGEST_HEADER = 10_000_000  # bytes; a header that says more is taken for damage
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an RGB image of 0 to 255 becomes a network's input: (image[order] - mean) / scale."""
+
+    order: str = 'rgb'  # or 'bgr'
+    mean: tuple[float, float, float] = (123.68, 116.779, 103.939)  # in `order`, 0 to 255
+    scale: float = 57.375  # grey levels
+
+    def __post_init__(self) -> None:
+        if self.order not in ('rgb', 'bgr'):
+            raise WeightsError(f'channel order is {self.order!r}; it must be rgb or bgr')
+        if self.scale <= 0:
+            raise WeightsError(f'preprocessing scale is {self.scale}; it must be above 0')
+        object.__setattr__(self, 'mean', tuple(self.mean))
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a weights file says about itself."""
+
+    network: str  # a name in NETWORKS
+    arguments: Mapping[str, Any]  # for the network's constructor
+    preprocessing: Preprocessing
+    label_set: str = ''  # a name in LABEL_SETS; empty for flow
+    notes: Mapping[str, Any] = field(default_factory=dict)  # recipe, data, scores
+
+    def build(self) -> nn.Module:
+        """
+        Make the network, with weights as its constructor leaves them.
+
+        :raises WeightsError: this package has no such network, or it takes other arguments.
+        """
+        if self.network not in NETWORKS:
+            raise WeightsError(f'network is {self.network!r}; known are {", ".join(NETWORKS)}')
+        try:
+            return NETWORKS[self.network](**self.arguments)
+        except (TypeError, KeyError, ValueError) as error:
+            raise WeightsError(f'{self.network} cannot be built: {error}') from error
+
+    def labels(self) -> LabelSet:
+        """
+        Return the label set of a segmentation network.
+
+        :raises WeightsError: the file names none, or one that is not known.
+        """
+        if self.label_set not in LABEL_SETS:
+            known = ', '.join(LABEL_SETS)
+            raise WeightsError(f'label set is {self.label_set!r}; known are {known}')
+        return LABEL_SETS[self.label_set]
+
+
+def save_weights(
+    path: Path, network: nn.Module, card: Card, dtype: torch.dtype = torch.float16
+) -> None:
+    """Write a network's weights with their card, as numbers of `dtype`."""
+    tensors = {
+        name: value.detach().to('cpu', dtype if value.is_floating_point() else value.dtype)
+        for name, value in network.state_dict().items()
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix('.partial')
+    contiguous = {name: value.contiguous() for name, value in tensors.items()}
+    save_file(contiguous, partial, metadata={_CARD: json.dumps(asdict(card), sort_keys=True)})
+    partial.replace(path)
+
+
+def read_card(path: Path) -> Card:
+    """
+    Read what a weights file says about itself, without its tensors.
+
+    :raises WeightsError: missing, damaged, or not written by `save_weights`.
+    """
+    _check_header(path)
+    try:
+        with safe_open(path, 'pt') as file:
+            text = (file.metadata() or {}).get(_CARD)
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f'{path}: damaged: {error}') from error
+    if text is None:
+        raise WeightsError(f'{path}: no card in it; it was not written by this package')
+    try:
+        values = json.loads(text)
+        preprocessing = Preprocessing(**values.pop('preprocessing'))
+        return Card(preprocessing=preprocessing, **values)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise WeightsError(f'{path}: its card cannot be read: {error}') from error
+
+
+def load_weights(path: Path) -> tuple[nn.Module, Card]:
+    """
+    Build a file's network and fill it, in float32 and ready for inference.
+
+    :raises WeightsError: as `read_card`; or tensors are missing, extra or misshapen, all named.
+    """
+    card = read_card(path)
+    network = card.build()
+    with safe_open(path, 'pt') as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    fill(network, tensors, str(path))
+    return network.eval(), card
+
+
+def fill(network: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
+    """
+    Copy tensors into a network by name, all or none.
+
+    :param source: where they come from, for the message.
+    :raises WeightsError: names are missing, extra or misshapen; every one is told.
+    """
+    expected = network.state_dict()
+    problems = [f'missing {name}' for name in expected if name not in tensors]
+    problems += [f'extra {name}' for name in tensors if name not in expected]
+    problems += [
+        f'{name} is {tuple(tensors[name].shape)}, not {tuple(value.shape)}'
+        for name, value in expected.items()
+        if name in tensors and tensors[name].shape != value.shape
+    ]
+    if problems:
+        raise WeightsError(
+            f'{source} does not fit {type(network).__name__}: {"; ".join(problems)}'
+        )
+    network.load_state_dict({name: tensors[name].to(value) for name, value in expected.items()})
+
+
+def _check_header(path: Path) -> None:
+    """Look at a file's first bytes before any reader allocates what they ask for."""
+    try:
+        size = path.stat().st_size
+        with path.open('rb') as file:
+            start = file.read(8)
+    except OSError as error:
+        raise WeightsError(f'{path}: cannot be read: {error.strerror}') from error
+    header = struct.unpack('<Q', start)[0] if len(start) == 8 else 0
+    if not 2 <= header <= min(size - 8, _LARGEST_HEADER):
+        raise WeightsError(f'{path}: no safetensors file, or a truncated one')
