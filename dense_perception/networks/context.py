@@ -1,6 +1,6 @@
 """Multi-scale context aggregation: dilated convolutions over class scores."""
 
-from dense_perception.networks.frontend import FrontEnd
+from dense_perception.networks.frontend import FrontEnd, STRIDE
 import torch
 from torch import nn, Tensor
 
@@ -103,6 +103,8 @@ class FrontEndContext(nn.Module):
 
     Yu and Koltun (2016). No ReLU stands between the two. Input and output as `FrontEnd`.
     """
+
+    stride = STRIDE  # image pixels per score
 
     def __init__(
         self,

@@ -45,6 +45,8 @@ class FrontEnd(nn.Module):
     for the h x w pixels inside the margin.
     """
 
+    stride = STRIDE  # image pixels per score
+
     def __init__(self, classes: int, width: str = 'full') -> None:
         super().__init__()
         shape = SHAPES[width]

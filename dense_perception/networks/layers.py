@@ -44,6 +44,22 @@ class BilinearUpsampling(nn.ConvTranspose2d):
             self.weight.copy_(bilinear_kernel(factor).expand_as(self.weight))
 
 
+def zoom(values: Tensor, factor: int) -> Tensor:
+    """
+    Enlarge as the released code of Yu and Koltun (2016) does where it says `zoom`.
+
+    Row h of the result reads the input at h / factor, without the half-pixel shift of other
+    interpolation; beyond the last row the input goes on as it ends.
+
+    :param values: (N, C, H, W).
+    :returns: (N, C, H * factor, W * factor).
+    """
+    rows, columns = (size * factor for size in values.shape[2:])
+    padded = F.pad(values, (0, 1, 0, 1), mode='replicate')
+    larger = F.interpolate(padded, (rows + 1, columns + 1), mode='bilinear', align_corners=True)
+    return larger[:, :, :rows, :columns]
+
+
 def crop_to(values: Tensor, reference: Tensor) -> Tensor:
     """Cut (N, C, H, W) at the right and bottom to the rows and columns of `reference`."""
     return values[:, :, : reference.shape[2], : reference.shape[3]]

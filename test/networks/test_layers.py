@@ -1,0 +1,133 @@
+from dense_perception.networks.layers import (
+    bilinear_kernel,
+    BilinearUpsampling,
+    correlation,
+    crop_to,
+    zoom,
+)
+import pytest
+import torch
+import torch.nn.functional as F
+
+
+def correlation_by_loops(first, second, reach, step):
+    """Compare as the released kernel does: mean over channels, zero outside, dx fastest."""
+    batch, channels, rows, columns = first.shape
+    shifts = range(-(reach // step) * step, reach + 1, step)
+    result = first.new_zeros(batch, len(shifts) ** 2, rows, columns)
+    for channel, (dy, dx) in enumerate((dy, dx) for dy in shifts for dx in shifts):
+        for y in range(rows):
+            for x in range(columns):
+                if 0 <= y + dy < rows and 0 <= x + dx < columns:
+                    product = first[:, :, y, x] * second[:, :, y + dy, x + dx]
+                    result[:, channel, y, x] = product.sum(1) / channels
+    return result
+
+
+@pytest.mark.parametrize(
+    ('size', 'reach', 'step'),
+    [((5, 7), 4, 2), ((6, 4), 3, 1), ((3, 5), 5, 2), ((1, 1), 2, 2), ((4, 9), 2, 3)],
+)
+def test_correlation_agrees_with_loops_over_pixels_and_shifts(size, reach, step):
+    torch.manual_seed(0)
+    first, second = torch.randn(2, 2, 6, *size)
+    expected = correlation_by_loops(first, second, reach, step)
+    torch.testing.assert_close(
+        correlation(first, second, reach, step), expected, rtol=1e-6, atol=1e-6
+    )
+
+
+def test_correlation_has_441_channels_by_default():
+    assert correlation(torch.zeros(1, 2, 3, 4), torch.zeros(1, 2, 3, 4)).shape == (1, 441, 3, 4)
+
+
+def test_correlation_with_itself_has_the_mean_square_in_the_centre_channel():
+    torch.manual_seed(0)
+    features = torch.randn(2, 8, 6, 10)
+    centre = correlation(features, features)[:, 220]
+    torch.testing.assert_close(centre, features.square().mean(1))
+
+
+@pytest.mark.parametrize(
+    ('dx', 'dy', 'channel'), [(0, 0, 220), (2, 0, 221), (-2, 0, 219), (0, 2, 241), (20, 20, 440)]
+)
+def test_channel_of_a_shift_counts_horizontal_steps_fastest(dx, dy, channel):
+    first, second = torch.zeros(2, 1, 1, 45, 45)
+    first[..., 22, 22] = 1
+    second[..., 22 + dy, 22 + dx] = 1
+    (where,) = correlation(first, second).nonzero()
+    assert where.tolist() == [0, channel, 22, 22]
+
+
+def test_gradient_of_the_correlation_is_that_of_finite_differences():
+    torch.manual_seed(0)
+    first, second = torch.randn(2, 1, 3, 4, 5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda a, b: correlation(a, b, 2, 1), (first, second))
+
+
+def test_correlation_of_maps_in_channels_last_order_is_the_same():
+    torch.manual_seed(0)
+    first, second = torch.randn(2, 2, 6, 5, 7)
+    other = [maps.contiguous(memory_format=torch.channels_last) for maps in (first, second)]
+    torch.testing.assert_close(correlation(*other, 4, 2), correlation(first, second, 4, 2))
+
+
+@pytest.mark.parametrize(
+    ('factor', 'line'),
+    [
+        (1, [1.0]),
+        (2, [0.25, 0.75, 0.75, 0.25]),
+        (3, [1 / 3, 2 / 3, 1, 2 / 3, 1 / 3]),
+        (4, [0.125, 0.375, 0.625, 0.875, 0.875, 0.625, 0.375, 0.125]),
+    ],
+)
+def test_bilinear_kernel_is_that_of_caffe(factor, line):
+    line = torch.tensor(line)
+    torch.testing.assert_close(bilinear_kernel(factor), line[:, None] * line)
+
+
+def test_eightfold_upsampling_has_kernel_16_stride_8_padding_4():
+    layer = BilinearUpsampling(3, 8)
+    assert (layer.kernel_size, layer.stride, layer.padding) == ((16, 16), (8, 8), (4, 4))
+    assert layer.weight.shape == (3, 1, 16, 16)
+    assert layer.bias is None
+
+
+@pytest.mark.parametrize('factor', [2, 3, 4, 8])
+def test_upsampling_multiplies_the_size(factor):
+    assert BilinearUpsampling(2, factor)(torch.rand(1, 2, 3, 5)).shape == (
+        1,
+        2,
+        3 * factor,
+        5 * factor,
+    )
+
+
+def test_upsampling_interpolates_bilinearly_but_for_the_outer_four_pixels():
+    torch.manual_seed(0)
+    values = torch.rand(1, 3, 6, 7)
+    larger = BilinearUpsampling(3, 8)(values)
+    expected = F.interpolate(values, scale_factor=8, mode='bilinear', align_corners=False)
+    torch.testing.assert_close(larger[..., 4:-4, 4:-4], expected[..., 4:-4, 4:-4])
+
+
+def test_gain_of_upsampling_falls_off_in_the_outer_four_pixels():
+    larger = BilinearUpsampling(1, 8)(torch.ones(1, 1, 5, 5))[0, 0]
+    assert larger[20, 0].item() == 0.5625
+    assert larger[0, 0].item() == 0.31640625
+    assert (larger[4:-4, 4:-4] == 1).all()
+
+
+def test_zoom_reads_row_h_at_h_over_the_factor():
+    rows = torch.tensor([0.0, 8, 16])[:, None].expand(1, 1, 3, 2)
+    zoomed = zoom(rows, 8)
+    assert zoomed.shape == (1, 1, 24, 16)
+    # Row h reads coarse row h / 8, whose value here is h; past the last row it stays 16.
+    expected = torch.arange(24.0).clamp_max(16)[:, None].expand(24, 16)
+    torch.testing.assert_close(zoomed[0, 0], expected)
+
+
+def test_crop_keeps_the_top_left():
+    values = torch.arange(20.0).reshape(1, 1, 4, 5)
+    cropped = crop_to(values, torch.zeros(1, 7, 2, 3))
+    assert cropped[0, 0].tolist() == [[0, 1, 2], [5, 6, 7]]
