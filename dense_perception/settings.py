@@ -68,12 +68,15 @@ class Settings:
         :raises SettingError: an unknown name, a wrong type or a value out of range.
         """
         known = {entry.name for entry in fields(cls)}
-        unknown = sorted(set(values) - known)
+        unknown = sorted(str(name) for name in set(values) - known)  # YAML names may be numbers
         if unknown:
             raise SettingError(
                 f'{source}: unknown {", ".join(unknown)}; known are {", ".join(sorted(known))}'
             )
-        return cls(**values)
+        try:
+            return cls(**values)
+        except SettingError as error:
+            raise SettingError(f'{source}: {error}') from error
 
     @classmethod
     def from_yaml(cls: type['AnySettings'], path: Path) -> 'AnySettings':
@@ -86,7 +89,7 @@ class Settings:
             content = yaml.safe_load(path.read_text(encoding='utf-8'))
         except OSError as error:
             raise SettingError(f'{path}: cannot be read: {error.strerror}') from error
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise SettingError(f'{path}: not valid YAML: {error}') from error
         if not isinstance(content, dict):
             raise SettingError(f'{path}: holds {type(content).__name__}, not names and values')

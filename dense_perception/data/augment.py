@@ -68,9 +68,9 @@ def augment_pair(random: np.random.Generator, pair: FlowPair, crop: Crop) -> Flo
         np.asarray(cv2.resize(image[part], size), np.uint8) for image in (pair.first, pair.second)
     )
     stretch = (crop.width / columns, crop.height / rows)
-    flow = np.asarray(cv2.resize(pair.flow[part], size) * stretch, np.float32)
-    known = cv2.resize(pair.valid[part].view(np.uint8), size, interpolation=cv2.INTER_NEAREST)
-    valid = np.asarray(known, bool)
+    known = pair.valid[part].astype(np.float32)
+    flow = cv2.resize(pair.flow[part] * known[:, :, None], size) * stretch
+    valid = np.asarray(cv2.resize(known, size)) > 0.999  # interpolated from known flow alone
     mirror = np.s_[:, ::-1] if random.random() < 0.5 else np.s_[:, :]
     turn = np.s_[::-1] if random.random() < 0.5 else np.s_[:]
     sign = [-1 if mirror[1].step else 1, -1 if turn.step else 1]

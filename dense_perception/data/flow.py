@@ -28,7 +28,7 @@ def flow_pairs(folder: Path) -> list[FlowPair]:
     Understands `middlebury/*/frame10.png`, `sintel/*/final`, `flyingchairs/*_img1.png`,
     `kitti2012/*_10_flow_noc.png` and `kitti2015/*_10_flow.png`, as those data sets name them.
 
-    :raises InputError: no pair is found, or a file of one is missing or damaged.
+    :raises InputError: no pair is found, a file of one is missing or damaged, or sizes differ.
     """
     pairs = [
         *(_middlebury(path) for path in sorted(folder.glob('middlebury/*'))),
@@ -39,6 +39,13 @@ def flow_pairs(folder: Path) -> list[FlowPair]:
     ]
     if not pairs:
         raise InputError(f'{folder}: no image pairs with flow in it')
+    for pair in pairs:
+        first, second, flow = (array.shape[:2] for array in (pair.first, pair.second, pair.flow))
+        if not first == second == flow:
+            raise InputError(
+                f'{folder / pair.name}: images are {first}, {second}, flow is {flow}; '
+                'sizes must match'
+            )
     return pairs
 
 

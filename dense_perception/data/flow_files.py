@@ -48,7 +48,9 @@ def read_kitti_flow(path: Path) -> tuple[Flow, Mask]:
     :returns: flow (H, W, 2) float32 in pixels, zero where unknown; known (H, W) bool.
     :raises InputError: no PNG with three 16-bit channels.
     """
-    coded = cv2.imdecode(np.frombuffer(_read(path), np.uint8), cv2.IMREAD_UNCHANGED)
+    content = np.frombuffer(_read(path), np.uint8)
+    # OpenCV raises an error of its own for nothing at all.
+    coded = cv2.imdecode(content, cv2.IMREAD_UNCHANGED) if content.size else None
     if coded is None or coded.dtype != np.uint16 or coded.ndim != 3 or coded.shape[2] != 3:
         raise InputError(f'{path}: no KITTI flow; it must be a PNG with three 16-bit channels')
     known: Mask = np.asarray(coded[:, :, 0] > 0)  # OpenCV gives the blue channel first
@@ -63,7 +65,8 @@ def write_kitti_flow(path: Path, flow: Flow, known: Mask) -> None:
 
     :raises InputError: a known component lies outside -512 to 511.98 pixels.
     """
-    if known.any() and (np.abs(flow[known]) >= 512).any():
+    numbers = np.rint(flow[known] * 64) + 32768
+    if not ((numbers >= 0) & (numbers <= 65535)).all():  # nan is neither
         raise InputError(f'{path}: flow of 512 pixels or more does not fit the KITTI format')
     coded = np.zeros((*flow.shape[:2], 3), np.uint16)
     coded[:, :, :0:-1] = np.where(known[:, :, None], np.rint(flow * 64) + 32768, 0)

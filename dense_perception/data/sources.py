@@ -80,9 +80,7 @@ class RenderedPairs(Sequence[FlowPair]):
         # A point that ends behind the camera has no flow; such points are never visible later.
         flow, visible = world.flow(first, second)
         name = f'drive{self._first_seed + drive}/{first}-{second}'
-        return FlowPair(
-            name, world.frame(first).image, world.frame(second).image, flow, visible
-        )
+        return FlowPair(name, world.frame(first).image, world.frame(second).image, flow, visible)
 
 
 class ChairsPairs(Sequence[FlowPair]):

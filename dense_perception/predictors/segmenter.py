@@ -5,6 +5,8 @@ from pathlib import Path
 
 from dense_perception.arrays import Confidence, Image, Labels
 from dense_perception.errors import InputError, WeightsError
+from dense_perception.networks.frontend import STRIDE
+from dense_perception.networks.layers import zoom
 from dense_perception.predictors.device import choose_placement, Placement
 from dense_perception.predictors.tensors import images_to_tensor, preprocess, resize
 from dense_perception.weights.checkpoint import Card, load_weights
@@ -26,8 +28,8 @@ class Segmenter:
     """
     Segmentation network with its device, precision and preprocessing.
 
-    One score stands for 8 x 8 pixels; labels are the best of the scores interpolated to the
-    image's size (half-pixel convention, as the released Cityscapes network does it).
+    One score stands for `stride` x `stride` pixels; labels are the best of the scores interpolated
+    to the image's size, in the convention that the weights' card names.
     """
 
     def __init__(
@@ -36,7 +38,7 @@ class Segmenter:
         """
         Take a network into use.
 
-        :param network: takes (N, 3, H, W), gives scores at an eighth of the size.
+        :param network: takes (N, 3, H, W), gives scores for 8 x 8 pixels, or as its `stride` says.
         :param card: its preprocessing and label set.
         :param placement: where it runs.
         :param width: image columns at the network's input; 0 for the image's own.
@@ -44,6 +46,8 @@ class Segmenter:
         self.card, self.placement, self.width = card, placement, width
         self.label_set = card.labels()
         self.network = placement.place(network)
+        self.margin = int(getattr(network, 'margin', 0))  # reflected pixels that it needs
+        self.stride = int(getattr(network, 'stride', STRIDE))
 
     @classmethod
     def from_file(
@@ -82,16 +86,15 @@ class Segmenter:
 
     @torch.inference_mode()
     def scores(self, image: Image) -> Tensor:
-        """Return class scores, (1, C, rows, columns) float32, one for 8 x 8 input pixels."""
+        """Return class scores, (1, C, rows, columns) float32."""
         height, width = image.shape[:2]
         if self.width and self.width != width:
             height, width = max(1, round(height * self.width / width)), self.width
         values = images_to_tensor([image]).to(self.placement.device)
         values = preprocess(resize(values, height, width), self.card.preprocessing)
         values = values.to(self.placement.dtype)
-        margin = int(getattr(self.network, 'margin', 0))
-        if margin:
-            values = _reflect(values, margin)
+        if self.margin:
+            values = _reflect(values, self.margin)
         scores: Tensor = self.network(values.contiguous(memory_format=torch.channels_last))
         return scores.float()
 
@@ -99,7 +102,10 @@ class Segmenter:
         """Interpolate scores to the image's pixels, without the part beyond its border."""
         input_width = self.width or width
         input_height = max(1, round(height * input_width / width))
-        rows, columns = scores.shape[2] * 8, scores.shape[3] * 8
+        rows, columns = scores.shape[2] * self.stride, scores.shape[3] * self.stride
+        if self.card.upsampling == 'zoom':
+            # The logarithm makes them scores again: softmax gives back the probabilities.
+            scores = zoom(scores.softmax(1), self.stride).clamp_min(1e-12).log()
         enlarged = F.interpolate(
             scores.contiguous(memory_format=torch.channels_last),
             (round(rows * height / input_height), round(columns * width / input_width)),
@@ -110,11 +116,8 @@ class Segmenter:
 
 
 def _reflect(values: Tensor, margin: int) -> Tensor:
-    """Reflect an image outwards; again and again where it is smaller than the margin."""
-    while margin > 0:
-        step = min(margin, values.shape[2] - 1, values.shape[3] - 1)
-        if step < 1:
-            return F.pad(values, (margin,) * 4, mode='replicate')
-        values = F.pad(values, (step,) * 4, mode='reflect')
-        margin -= step
+    """Reflect an image outwards; back and forth where it is smaller than the margin."""
+    for axis in (2, 3):
+        places = np.pad(np.arange(values.shape[axis]), margin, mode='reflect')
+        values = values.index_select(axis, torch.from_numpy(places).to(values.device))
     return values

@@ -7,6 +7,7 @@ import csv
 from dataclasses import dataclass
 import math
 from pathlib import Path
+from pickle import UnpicklingError
 import time
 from typing import Any
 
@@ -18,6 +19,8 @@ from torch import nn, Tensor
 from tqdm import tqdm
 
 LAST = 'last.pt'  # name of the checkpoint in the run's folder
+# What torch raises for a checkpoint that is damaged or of another network.
+_DAMAGE = (OSError, RuntimeError, LookupError, EOFError, ValueError, TypeError, UnpicklingError)
 
 
 class TrainingError(DensePerceptionError):
@@ -102,7 +105,7 @@ class TrainingLoop:
             self.averaged.load_state_dict(state['averaged'])
             self.optimizer.load_state_dict(state['optimizer'])
             self.step = state['step']
-        except (RuntimeError, KeyError, EOFError, ValueError) as error:
+        except _DAMAGE as error:
             raise WeightsError(f'{path}: cannot be resumed from: {error}') from error
         return True
 
@@ -122,15 +125,15 @@ class TrainingLoop:
         """
         Train to the last step, or to `stop_at`, from where the loop stands.
 
-        :raises TrainingError: the loss is not a number; the state before that step is saved.
+        :raises TrainingError: loss or gradient is not a number; the last checkpoint is kept.
         """
         end = min(self.settings.steps, stop_at or self.settings.steps)
         bar = tqdm(total=self.settings.steps, initial=self.step, unit='step', mininterval=30)
-        recent, started = 0.0, time.monotonic()
+        recent, started = math.nan, time.monotonic()
         with bar:
             for batch in self._batches(end):
                 loss = self._advance(batch)
-                recent = loss if self.step == 1 else 0.98 * recent + 0.02 * loss
+                recent = loss if math.isnan(recent) else 0.98 * recent + 0.02 * loss
                 bar.update()
                 bar.set_postfix(loss=f'{recent:.4f}', refresh=False)
                 if self.step % self.settings.checkpoint_every == 0 or self.step == end:
@@ -153,19 +156,24 @@ class TrainingLoop:
         ):
             loss = self.task.loss(self.network, batch)
         value = loss.item()
-        if not math.isfinite(value):
-            self.save()
-            raise TrainingError(
-                f'the loss of step {self.step} is {value}; the state before it is in '
-                f'{self.folder / LAST}. Resume with a lower learning_rate or precision float32'
-            )
+        self._check_finite('loss', value)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
+        length = nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
+        self._check_finite('gradient', length.item())
         self.optimizer.step()
         self.step += 1
         self._average()
         return value
+
+    def _check_finite(self, what: str, value: float) -> None:
+        # Nothing is saved here: the pass that failed has already touched the running averages
+        # of batch normalisation.
+        if not math.isfinite(value):
+            raise TrainingError(
+                f'the {what} of step {self.step} is {value}; the last checkpoint is '
+                f'{self.folder / LAST}. Resume with a lower learning_rate or precision float32'
+            )
 
     @torch.no_grad()
     def _average(self) -> None:

@@ -7,6 +7,7 @@ A file holds everything that is needed to use it: network, its arguments, label 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 import json
+import math
 from pathlib import Path
 import struct
 from typing import Any
@@ -34,8 +35,10 @@ class Preprocessing:
     def __post_init__(self) -> None:
         if self.order not in ('rgb', 'bgr'):
             raise WeightsError(f'channel order is {self.order!r}; it must be rgb or bgr')
-        if self.scale <= 0:
+        if not (0 < self.scale < math.inf):
             raise WeightsError(f'preprocessing scale is {self.scale}; it must be above 0')
+        if len(self.mean) != 3 or not all(math.isfinite(value) for value in self.mean):
+            raise WeightsError(f'preprocessing mean is {self.mean}; it must be three numbers')
         object.__setattr__(self, 'mean', tuple(self.mean))
 
 
@@ -47,7 +50,14 @@ class Card:
     arguments: Mapping[str, Any]  # for the network's constructor
     preprocessing: Preprocessing
     label_set: str = ''  # a name in LABEL_SETS; empty for flow
+    # How scores become pixels. half_pixel: interpolate scores. zoom: interpolate probabilities
+    # with `networks.layers.zoom`, as the released Pascal VOC, CamVid and KITTI networks need it.
+    upsampling: str = 'half_pixel'
     notes: Mapping[str, Any] = field(default_factory=dict)  # recipe, data, scores
+
+    def __post_init__(self) -> None:
+        if self.upsampling not in ('half_pixel', 'zoom'):
+            raise WeightsError(f'upsampling is {self.upsampling!r}; it must be half_pixel or zoom')
 
     def build(self) -> nn.Module:
         """
@@ -55,11 +65,11 @@ class Card:
 
         :raises WeightsError: this package has no such network, or it takes other arguments.
         """
-        if self.network not in NETWORKS:
+        if self.network not in tuple(NETWORKS):  # a damaged card may name a list
             raise WeightsError(f'network is {self.network!r}; known are {", ".join(NETWORKS)}')
         try:
             return NETWORKS[self.network](**self.arguments)
-        except (TypeError, KeyError, ValueError) as error:
+        except (TypeError, KeyError, ValueError, RuntimeError) as error:
             raise WeightsError(f'{self.network} cannot be built: {error}') from error
 
     def labels(self) -> LabelSet:
@@ -68,7 +78,7 @@ class Card:
 
         :raises WeightsError: the file names none, or one that is not known.
         """
-        if self.label_set not in LABEL_SETS:
+        if self.label_set not in tuple(LABEL_SETS):
             known = ', '.join(LABEL_SETS)
             raise WeightsError(f'label set is {self.label_set!r}; known are {known}')
         return LABEL_SETS[self.label_set]
@@ -107,7 +117,7 @@ def read_card(path: Path) -> Card:
         values = json.loads(text)
         preprocessing = Preprocessing(**values.pop('preprocessing'))
         return Card(preprocessing=preprocessing, **values)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, WeightsError) as error:
         raise WeightsError(f'{path}: its card cannot be read: {error}') from error
 
 
@@ -118,11 +128,24 @@ def load_weights(path: Path) -> tuple[nn.Module, Card]:
     :raises WeightsError: as `read_card`; or tensors are missing, extra or misshapen, all named.
     """
     card = read_card(path)
-    network = card.build()
+    try:
+        network = card.build()
+        if card.label_set:
+            _check_classes(card)
+    except WeightsError as error:
+        raise WeightsError(f'{path}: {error}') from error
     with safe_open(path, 'pt') as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     fill(network, tensors, str(path))
     return network.eval(), card
+
+
+def _check_classes(card: Card) -> None:
+    """Refuse a network that scores other classes than its label set has."""
+    expected = len(card.labels())
+    classes = card.arguments.get('classes', expected)
+    if classes != expected:
+        raise WeightsError(f'network scores {classes} classes; {card.label_set} has {expected}')
 
 
 def fill(network: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:

@@ -1,6 +1,7 @@
 """Start a compact front end from a published narrow VGG-19."""
 
 from pathlib import Path
+from zipfile import BadZipFile
 
 from dense_perception.errors import WeightsError
 from dense_perception.weights.checkpoint import Preprocessing
@@ -25,8 +26,10 @@ def read_narrow_vgg(path: Path, preprocessing: Preprocessing) -> dict[str, Tenso
     :param path: .npz with `conv11.weight`, `conv11.bias` and so on.
     :param preprocessing: what the front end's input has been through; RGB.
     :returns: weight and bias per published layer name.
-    :raises WeightsError: no such file, or a layer is missing.
+    :raises WeightsError: no such file, a layer is missing, or the preprocessing is for BGR.
     """
+    if preprocessing.order != 'rgb':
+        raise WeightsError(f'channel order is {preprocessing.order!r}; it must be rgb here')
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
@@ -37,7 +40,7 @@ def read_narrow_vgg(path: Path, preprocessing: Preprocessing) -> dict[str, Tenso
         }
         color = torch.from_numpy(arrays['conv0.weight'])[:, :, 0, 0]  # (3 BGR, 3 RGB)
         offset = torch.from_numpy(arrays['conv0.bias'])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
         raise WeightsError(f'{path}: no narrow VGG-19: {error}') from error
     weight = tensors['conv1_1.weight']
     mean = torch.tensor(preprocessing.mean)

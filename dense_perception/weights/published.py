@@ -20,8 +20,31 @@ class Published:
 
 
 PUBLISHED: dict[str, Published] = {
-    'drive': Published('drive.safetensors', '', 'segmentation.yaml', '', {}),
-    'flow': Published('flow_simple.safetensors', '', 'flow.yaml', '', {}),
+    'drive': Published(
+        file='drive.safetensors',
+        sha256='b4d247152b892c202ddfd997384a84a23be21dce96c287ddb8318ba449ebdfe8',
+        recipe='segmentation.yaml',
+        data=(
+            'CamVid train (Brostow et al., 2009; research use) without the 8 frames within five '
+            'seconds of val, and rendered drives, seeds 0 to 59; the first 500 steps saw an '
+            'earlier version of the road world. Started from the quarter-width VGG-19 of Wang et '
+            'al. (2020; MIT)'
+        ),
+        scores={'camvid val mean IoU': 0.574, 'rendered drives mean IoU': 0.342},
+    ),
+    'flow': Published(
+        file='flow_simple.safetensors',
+        sha256='420148ebc8b0348f2d89ae470d77cedc3fdb6e5283e5687108d664469f79f9d6',
+        recipe='flow.yaml',
+        data=(
+            'Chairs-style pairs cut from CamVid train (Brostow et al., 2009; research use) and '
+            'rendered drives, seeds 0 to 59; random start'
+        ),
+        scores={
+            'true flow pairs, mean end-point error px': 5.62,
+            'rendered drives end-point error px': 5.08,
+        },
+    ),
 }
 
 

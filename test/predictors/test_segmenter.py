@@ -1,0 +1,211 @@
+from dataclasses import replace
+
+import cv2
+from dense_perception.errors import InputError, SettingError, WeightsError
+from dense_perception.labels import CAMVID
+from dense_perception.networks.context import FrontEndContext
+from dense_perception.networks.frontend import FrontEnd, SHAPES
+from dense_perception.predictors.device import choose_placement
+from dense_perception.predictors.segmenter import Segmenter
+from dense_perception.weights.checkpoint import Card, Preprocessing, save_weights
+import numpy as np
+import pytest
+import torch
+from torch import nn
+import torch.nn.functional as F
+
+CPU = choose_placement('cpu', 'float32')
+ARGUMENTS = {'classes': 11, 'width': 'compact', 'layers': 7}
+CARD = Card('front_end_context', ARGUMENTS, Preprocessing(), 'camvid')
+
+
+def compact():
+    """Return a compact network with random weights that tell colours and places apart."""
+    torch.manual_seed(0)
+    network = FrontEndContext(**ARGUMENTS)
+    nn.init.normal_(network.front_end.final.weight, std=0.3)
+    return network
+
+
+def picture(height, width, seed=0):
+    """Return an image with structure of several sizes, (H, W, 3) uint8."""
+    noise = np.random.default_rng(seed).random((height, width, 3)).astype(np.float32)
+    smooth = cv2.GaussianBlur(noise, (0, 0), 6, borderType=cv2.BORDER_REFLECT)
+    smooth = (smooth - smooth.min()) / max(float(np.ptp(smooth)), 1e-6)
+    return (smooth * 200 + noise * 55).astype(np.uint8)
+
+
+class MeanColor(nn.Module):
+    """Score of class c is channel c of the image, averaged over 8 x 8 pixels."""
+
+    margin = 0
+
+    def forward(self, image):
+        rows, columns = -image.shape[2] % 8, -image.shape[3] % 8
+        return F.avg_pool2d(F.pad(image, (0, columns, 0, rows), mode='replicate'), 8)
+
+
+def mean_color(**changes):
+    preprocessing = Preprocessing('rgb', (0.0, 0.0, 0.0), 1.0)
+    card = Card('front_end', {}, preprocessing, 'camvid')
+    return Segmenter(MeanColor(), card, CPU, **changes)
+
+
+@pytest.mark.parametrize('width', [0, 64, 100])
+@pytest.mark.parametrize('size', [(64, 96), (37, 53), (1, 1), (8, 200), (129, 7)])
+def test_labels_and_confidence_have_the_size_of_the_image(size, width):
+    segmenter = Segmenter(compact(), CARD, CPU, width=width)
+    result = segmenter.segment(picture(*size), confidence=True)
+    assert (result.labels.shape, result.labels.dtype) == (size, np.uint8)
+    assert (result.confidence.shape, result.confidence.dtype) == (size, np.uint8)
+    assert result.labels.max() < len(CAMVID)
+
+
+def test_labels_are_the_best_scores_interpolated_to_the_pixels():
+    segmenter = Segmenter(compact(), CARD, CPU)
+    image = picture(64, 96)
+    scores = segmenter.scores(image)
+    assert scores.shape == (1, 11, 8, 12)
+    larger = F.interpolate(scores, scale_factor=8, mode='bilinear', align_corners=False)
+    result = segmenter.segment(image, confidence=True)
+    best, labels = larger.softmax(1).max(1)
+    np.testing.assert_array_equal(result.labels, labels[0])
+    np.testing.assert_allclose(result.confidence, 255 * best[0], atol=0.5 + 1e-3)
+
+
+def test_zoom_weights_interpolate_probabilities_from_the_top_left_of_each_score():
+    segmenter = Segmenter(compact(), replace(CARD, upsampling='zoom'), CPU)
+    image = picture(40, 48)
+    shares = segmenter.scores(image).softmax(1)
+    result = segmenter.segment(image, confidence=True)
+    best, labels = shares.max(1)
+    np.testing.assert_array_equal(result.labels[::8, ::8], labels[0])
+    np.testing.assert_allclose(result.confidence[::8, ::8], 255 * best[0], atol=0.6)
+    between = (shares[:, :, :-1, :-1] + shares[:, :, 1:, 1:] + shares[:, :, 1:, :-1]) / 4
+    between = between + shares[:, :, :-1, 1:] / 4  # four pixels right and down
+    np.testing.assert_allclose(
+        result.confidence[4:-8:8, 4:-8:8], 255 * between.max(1)[0][0], atol=0.6
+    )
+
+
+def test_confidence_is_given_only_when_asked_for():
+    assert Segmenter(compact(), CARD, CPU).segment(picture(16, 16)).confidence is None
+
+
+@pytest.mark.parametrize('width', [0, 80, 320])
+def test_labels_lie_where_the_image_has_them(width):
+    image = np.zeros((120, 160, 3), np.uint8)
+    image[:48, :, 0] = 200
+    image[48:, :80, 1] = 200
+    image[48:, 80:, 2] = 200
+    labels = mean_color(width=width).segment(image).labels
+    expected = image.argmax(-1)
+    # Scores are 8 input pixels wide; the border between two classes may be off by half of that.
+    slack = 8 if width in (0, 320) else 16
+    near = np.zeros(labels.shape, bool)
+    near[48 - slack : 48 + slack] = True
+    near[:, 80 - slack : 80 + slack] = True
+    np.testing.assert_array_equal(labels[~near], expected[~near])
+
+
+def test_network_without_padding_sees_the_image_reflected_by_its_margin(monkeypatch):
+    shape = replace(SHAPES['full'], widths=(4, 4, 4, 4, 4), fc_width=8)
+    monkeypatch.setitem(SHAPES, 'thin', shape)
+    torch.manual_seed(0)
+    network = FrontEnd(11, 'thin')
+    nn.init.normal_(network.final.weight)
+    for size in ((200, 216), (45, 30)):  # larger and smaller than the margin
+        image = picture(*size)
+        segmenter = Segmenter(network, CARD, CPU)
+        assert segmenter.segment(image).labels.shape == size
+        padded = np.pad(image, ((186, 186), (186, 186), (0, 0)), mode='reflect')
+        values = torch.from_numpy(padded).permute(2, 0, 1)[None].float()
+        mean = torch.tensor(CARD.preprocessing.mean)[:, None, None]
+        expected = network((values - mean) / CARD.preprocessing.scale)
+        assert expected.std() > 0.1
+        torch.testing.assert_close(segmenter.scores(image), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_image_of_one_pixel_is_reflected_too(monkeypatch):
+    shape = replace(SHAPES['full'], widths=(1, 1, 1, 1, 1), fc_width=1)
+    monkeypatch.setitem(SHAPES, 'thin', shape)
+    assert Segmenter(FrontEnd(11, 'thin'), CARD, CPU).segment(picture(1, 5)).labels.shape == (1, 5)
+
+
+def test_bfloat16_labels_agree_with_float32_ones():
+    image = picture(128, 160)
+    exact = Segmenter(compact(), CARD, CPU).segment(image).labels
+    assert len(np.unique(exact)) > 1
+    rough = Segmenter(compact(), CARD, choose_placement('cpu', 'bfloat16')).segment(image).labels
+    assert (rough == exact).mean() >= 0.99
+
+
+def test_bgr_weights_see_the_channels_in_their_order():
+    card = Card('front_end', {}, Preprocessing('bgr', (10.0, 0.0, 0.0), 2.0), 'camvid')
+    image = np.full((8, 8, 3), (30, 60, 90), np.uint8)
+    scores = Segmenter(MeanColor(), card, CPU).scores(image)
+    assert scores.flatten().tolist() == [40, 30, 15]
+
+
+def test_same_image_gives_the_same_labels_again():
+    segmenter, image = Segmenter(compact(), CARD, CPU), picture(40, 60)
+    first = segmenter.segment(image).labels
+    segmenter.segment(picture(40, 60, seed=1))
+    np.testing.assert_array_equal(segmenter.segment(image).labels, first)
+
+
+@pytest.mark.parametrize('layout', [lambda image: image[:, ::-1], np.asfortranarray])
+def test_memory_layout_of_the_image_does_not_matter(layout):
+    segmenter, image = Segmenter(compact(), CARD, CPU), picture(40, 60)
+    other = layout(image)
+    expected = segmenter.segment(np.ascontiguousarray(other)).labels
+    other.flags.writeable = False
+    np.testing.assert_array_equal(segmenter.segment(other).labels, expected)
+
+
+@pytest.mark.parametrize(
+    'image',
+    [
+        np.zeros((8, 8), np.uint8),
+        np.zeros((8, 8, 4), np.uint8),
+        np.zeros((8, 8, 3), np.float32),
+        np.zeros((0, 8, 3), np.uint8),
+        np.zeros((1, 8, 8, 3), np.uint8),
+    ],
+)
+def test_image_of_another_form_is_refused(image):
+    with pytest.raises(InputError, match=r'\(H, W, 3\) uint8 is needed'):
+        mean_color().segment(image)
+
+
+def test_segmenter_is_made_from_a_weights_file(tmp_path):
+    save_weights(tmp_path / 'a.safetensors', compact(), CARD, torch.float32)
+    segmenter = Segmenter.from_file(tmp_path / 'a.safetensors', device='cpu', precision='float32')
+    assert segmenter.label_set is CAMVID
+    image = picture(40, 60)
+    expected = Segmenter(compact(), CARD, CPU).segment(image).labels
+    np.testing.assert_array_equal(segmenter.segment(image).labels, expected)
+
+
+def test_weights_without_a_label_set_are_no_segmentation_network(tmp_path):
+    save_weights(tmp_path / 'a.safetensors', compact(), replace(CARD, label_set=''))
+    with pytest.raises(WeightsError, match='a.safetensors: .* is no segmentation network'):
+        Segmenter.from_file(tmp_path / 'a.safetensors', device='cpu')
+
+
+@pytest.mark.parametrize(
+    ('device', 'precision', 'message'),
+    [
+        ('tpu', 'auto', "device is 'tpu', which cannot be used here"),
+        ('cuda:99', 'auto', "device is 'cuda:99', which cannot be used here"),
+        ('cpu', 'int8', "precision is 'int8'; it must be one of auto, float32"),
+        ('cpu', 'float16', 'float16 is 100 times slower on a CPU'),
+    ],
+)
+def test_device_or_precision_that_is_not_to_be_had_is_refused(device, precision, message):
+    with pytest.raises(SettingError, match=message):
+        choose_placement(device, precision)
+
+
+def test_placement_tells_device_and_precision():
+    assert str(choose_placement('cpu', 'bfloat16')) == 'cpu bfloat16'

@@ -1,0 +1,245 @@
+from dataclasses import replace
+import json
+import pickle
+import struct
+
+from dense_perception.errors import WeightsError
+from dense_perception.networks.context import FrontEndContext
+from dense_perception.networks.flownet import FlowNetSimple
+from dense_perception.weights.checkpoint import (
+    Card,
+    fill,
+    load_weights,
+    Preprocessing,
+    read_card,
+    save_weights,
+)
+import pytest
+from safetensors.torch import load_file, save_file
+import torch
+
+FLOW = Card(
+    'flownet_simple',
+    {'width': 1 / 16, 'batch_norm': True},
+    Preprocessing('bgr', (1.0, 2.0, 3.0), 255.0),
+    notes={'recipe': {'steps': 3}, 'scores': {'epe': 1.5}},
+)
+LABELS = Card(
+    'front_end_context',
+    {'classes': 11, 'width': 'compact', 'layers': 7},
+    Preprocessing(),
+    'camvid',
+    upsampling='zoom',
+)
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Return a good weights file, to be damaged."""
+    torch.manual_seed(0)
+    path = tmp_path / 'flow.safetensors'
+    save_weights(path, FLOW.build(), FLOW)
+    return path
+
+
+def write_card(path, text):
+    save_file({'a': torch.zeros(1)}, path, metadata={'dense_perception': text})
+
+
+def card_text(**changes):
+    values = {'network': 'flownet_simple', 'arguments': {}, 'preprocessing': {}, **changes}
+    return json.dumps({name: value for name, value in values.items() if value is not None})
+
+
+@pytest.mark.parametrize('card', [FLOW, LABELS])
+def test_weights_saved_as_float32_come_back_bit_by_bit(tmp_path, card):
+    network = card.build()
+    path = tmp_path / 'new' / 'a.safetensors'
+    save_weights(path, network, card, torch.float32)
+    loaded, loaded_card = load_weights(path)
+    assert type(loaded) is type(network)
+    assert loaded_card == card
+    state = loaded.state_dict()
+    assert set(state) == set(network.state_dict())
+    for name, value in network.state_dict().items():
+        assert torch.equal(state[name], value), name
+
+
+def test_weights_are_stored_as_float16_and_loaded_as_float32(file):
+    stored, (loaded, _) = load_file(file), load_weights(file)
+    assert stored['conv1.0.weight'].dtype == torch.float16
+    assert stored['conv1.1.num_batches_tracked'].dtype == torch.int64
+    for name, value in loaded.state_dict().items():
+        assert torch.equal(value, stored[name].to(value.dtype)), name
+    assert loaded.conv1[0].weight.dtype == torch.float32
+
+
+def test_loaded_network_is_ready_for_inference(file):
+    network, _ = load_weights(file)
+    assert not any(module.training for module in network.modules())
+
+
+def test_card_can_be_read_by_itself(file):
+    assert read_card(file) == FLOW
+
+
+def test_card_names_the_label_set_of_a_segmentation_network():
+    assert LABELS.labels().names[3] == 'road'
+    with pytest.raises(WeightsError, match="label set is ''; known are cityscapes, camvid"):
+        FLOW.labels()
+
+
+def test_saving_leaves_no_partial_file_behind(file):
+    assert [path.name for path in file.parent.iterdir()] == ['flow.safetensors']
+
+
+def test_every_missing_extra_and_misshapen_name_is_told_at_once():
+    network = FlowNetSimple(width=1 / 16)
+    tensors = dict(network.state_dict())
+    del tensors['conv4.0.weight'], tensors['conv6.0.bias']
+    tensors |= {'conv9.0.weight': torch.zeros(1), 'conv1.0.bias': torch.zeros(5)}
+    with pytest.raises(WeightsError) as caught:
+        fill(network, tensors, 'a.safetensors')
+    assert str(caught.value) == (
+        'a.safetensors does not fit FlowNetSimple: missing conv4.0.weight; missing conv6.0.bias; '
+        'extra conv9.0.weight; conv1.0.bias is (5,), not (4,)'
+    )
+
+
+def test_network_that_does_not_fit_is_left_as_it_was():
+    network = FlowNetSimple(width=1 / 16)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    tensors = {name: torch.zeros_like(value) for name, value in before.items()}
+    del tensors['refinement.predict_flow2.weight']
+    with pytest.raises(WeightsError):
+        fill(network, tensors, 'a')
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_file_of_another_network_is_refused_with_all_that_differs(tmp_path):
+    path = tmp_path / 'a.safetensors'
+    save_weights(path, FlowNetSimple(width=1 / 16), FLOW)  # the card says batch_norm
+    with pytest.raises(WeightsError, match='a.safetensors does not fit') as caught:
+        load_weights(path)
+    assert 'missing conv1.1.running_mean' in str(caught.value)
+    assert 'extra conv1.0.bias' in str(caught.value)
+
+
+@pytest.mark.parametrize('keep', [0, 1, 7, 8, 9, 100, 5000, -1])
+def test_truncated_file_is_refused_by_name(file, keep):
+    file.write_bytes(file.read_bytes()[:keep])
+    with pytest.raises(WeightsError, match='flow.safetensors: '):
+        load_weights(file)
+
+
+@pytest.mark.parametrize('size', [0, 1, 9_999_999, 2**40, 2**63, 2**64 - 1])
+def test_file_with_a_wrong_header_size_is_refused_by_name(file, size):
+    file.write_bytes(struct.pack('<Q', size) + file.read_bytes()[8:])
+    with pytest.raises(WeightsError, match='flow.safetensors: '):
+        load_weights(file)
+
+
+@pytest.mark.parametrize('seed', range(5))
+def test_random_bytes_are_refused_by_name(tmp_path, seed):
+    path = tmp_path / 'a.safetensors'
+    content = torch.randint(256, (4000,), generator=torch.Generator().manual_seed(seed))
+    path.write_bytes(bytes(content.tolist()))
+    with pytest.raises(WeightsError, match='a.safetensors: '):
+        load_weights(path)
+
+
+@pytest.mark.parametrize('seed', range(5))
+def test_header_with_random_bytes_in_it_never_raises_another_error(file, seed):
+    content = bytearray(file.read_bytes())
+    places = torch.randint(8, 3000, (3,), generator=torch.Generator().manual_seed(seed))
+    for place in places.tolist():
+        content[place] ^= 0x55
+    file.write_bytes(content)
+    with pytest.raises(WeightsError, match='flow.safetensors'):
+        load_weights(file)
+
+
+def test_pickle_is_refused_and_never_run(tmp_path):
+    class Harmful:
+        def __reduce__(self):
+            return (open, (str(tmp_path / 'written'), 'w'))
+
+    path = tmp_path / 'a.safetensors'
+    for write in (pickle.dump, torch.save):
+        with path.open('wb') as file:
+            write(Harmful(), file)
+        with pytest.raises(WeightsError, match='a.safetensors: '):
+            load_weights(path)
+    assert not (tmp_path / 'written').exists()
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(WeightsError, match='none.safetensors: cannot be read: No such file'):
+        load_weights(tmp_path / 'none.safetensors')
+
+
+def test_folder_is_no_file(tmp_path):
+    with pytest.raises(WeightsError, match='cannot be read: Is a directory'):
+        load_weights(tmp_path)
+
+
+def test_safetensors_file_of_another_origin_has_no_card(tmp_path):
+    path = tmp_path / 'a.safetensors'
+    save_file({'a': torch.zeros(1)}, path)
+    with pytest.raises(WeightsError, match='a.safetensors: no card in it'):
+        load_weights(path)
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        'no json',
+        '[]',
+        '5',
+        '{}',
+        card_text(preprocessing=None),
+        card_text(network=None),
+        card_text(author='x'),
+        card_text(preprocessing={'order': 'gbr'}),
+        card_text(preprocessing={'scale': 0}),
+        card_text(preprocessing={'scale': float('nan')}),
+        card_text(preprocessing={'scale': 'x'}),
+        card_text(preprocessing={'mean': [1, 2]}),
+        card_text(preprocessing={'mean': ['a', 'b', 'c']}),
+        card_text(preprocessing=[1]),
+        card_text(upsampling='cubic'),
+        card_text(network=['flownet_simple']),
+        card_text(network='flownet_3'),
+        card_text(arguments=5),
+        card_text(arguments={'depth': 3}),
+        card_text(arguments={'width': 'wide'}),
+        card_text(arguments={'width': -1}),
+        card_text(network='front_end', arguments={}),
+        card_text(network='front_end', arguments={'classes': 'x', 'width': 'compact'}),
+        card_text(network='front_end', arguments={'classes': 3, 'width': 'wide'}),
+        card_text(network='front_end_context', arguments={'classes': 3, 'layers': 9}),
+        card_text(label_set='ade20k'),
+        card_text(label_set=['camvid']),
+    ],
+)
+def test_bad_card_is_refused_by_the_file_s_name(tmp_path, text):
+    path = tmp_path / 'a.safetensors'
+    write_card(path, text)
+    with pytest.raises(WeightsError, match='a.safetensors'):
+        load_weights(path)
+
+
+def test_unknown_network_is_refused_with_the_known_ones(tmp_path):
+    path = tmp_path / 'a.safetensors'
+    save_weights(path, FLOW.build(), replace(FLOW, network='flownet_3'))
+    with pytest.raises(WeightsError, match="a.safetensors: network is 'flownet_3'; known are"):
+        load_weights(path)
+
+
+def test_classes_of_a_segmentation_network_must_be_as_many_as_its_label_set_has(tmp_path):
+    network = FrontEndContext(11, width='compact', layers=7)
+    path = tmp_path / 'a.safetensors'
+    save_weights(path, network, replace(LABELS, label_set='cityscapes'))
+    with pytest.raises(WeightsError, match='a.safetensors: .*11.*cityscapes.*19'):
+        load_weights(path)
