@@ -1,0 +1,137 @@
+"""
+Label a camera stream and estimate its flow.
+
+`ros2 launch dense_perception drive.launch.py camera:=/front` listens to /front/image_raw;
+with `bag:=PATH` a player publishes the bag's topics first.
+"""
+
+import os
+from pathlib import Path
+
+from ament_index_python.packages import get_package_share_directory
+from launch import LaunchContext, LaunchDescription
+from launch.actions import (
+    DeclareLaunchArgument,
+    OpaqueFunction,
+    SetEnvironmentVariable,
+    Shutdown,
+)
+from launch.events.process import ProcessExited
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
+
+SHARE = Path(get_package_share_directory('dense_perception'))
+ARGUMENTS = {
+    'camera': ('/camera', 'namespace of the camera: its image_raw and camera_info are read'),
+    'image_topic': ('image_raw', 'name of the image topic in the namespace of the camera'),
+    'image_transport': ('', 'raw or compressed; empty: as in params_file'),
+    'namespace': ('', 'namespace of the node; its outputs are NAMESPACE/dense_perception/...'),
+    'params_file': (str(SHARE / 'config' / 'drive.yaml'), 'YAML file of parameters'),
+    'device': ('', 'auto, cpu, cuda or cuda:N; empty: as in params_file'),
+    'weights': ('', 'segmentation weights, a name or a file; empty: as in params_file'),
+    'flow_weights': ('', 'flow weights, a name or a file; empty: as in params_file'),
+    'bag': ('', 'rosbag2 bag to publish; empty: a camera publishes'),
+    'rate': ('1.0', 'speed of the bag, 1.0 is as recorded'),
+    'loop': ('false', 'play the bag again and again'),
+    'use_sim_time': ('false', 'take the time from /clock, which the player of a bag publishes'),
+    'autostart': ('true', 'configure and activate at once; false: wait for a lifecycle manager'),
+    'respawn': ('false', 'start the node again when it dies'),
+    'log_level': ('info', 'debug, info, warn, error or fatal'),
+}
+SWITCHES = ('loop', 'use_sim_time', 'autostart', 'respawn')
+BOOLEANS = ['true', 'false', 'True', 'False']
+# An argument that is left empty leaves the parameter to params_file.
+OVERRIDES = {
+    'device': 'device',
+    'image_transport': 'image_transport',
+    'weights': 'segmentation_weights',
+    'flow_weights': 'flow_weights',
+}
+PROFILE = str(SHARE / 'config' / 'fastdds_large_images.xml')
+PROFILE_VARIABLES = ['FASTDDS_DEFAULT_PROFILES_FILE']
+# The name up to Jazzy; later distributions warn of it.
+if os.environ.get('ROS_DISTRO') in ('humble', 'iron', 'jazzy'):
+    PROFILE_VARIABLES.append('FASTRTPS_DEFAULT_PROFILES_FILE')
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Declare the arguments; the nodes follow once their values are known."""
+    arguments = [
+        DeclareLaunchArgument(
+            name,
+            default_value=default,
+            description=description,
+            choices=BOOLEANS if name in SWITCHES else None,
+        )
+        for name, (default, description) in ARGUMENTS.items()
+    ]
+    # Images do not fit Fast DDS's default shared memory. A profile that the user has set stays.
+    profile = [
+        SetEnvironmentVariable(name, PROFILE)
+        for name in PROFILE_VARIABLES
+        if not any(name.endswith('_DEFAULT_PROFILES_FILE') for name in os.environ)
+    ]
+    return LaunchDescription([*arguments, *profile, OpaqueFunction(function=_nodes)])
+
+
+def _nodes(context: LaunchContext) -> list[Node]:
+    value = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
+    yes = {name: value[name].lower() == 'true' for name in SWITCHES}
+    overrides = {OVERRIDES[name]: value[name] for name in OVERRIDES if value[name]}
+    camera = value['camera'].rstrip('/')
+    image = f'{camera}/{value["image_topic"]}'
+    perception = Node(
+        package='dense_perception',
+        executable='perception_node',
+        name='dense_perception',
+        namespace=value['namespace'],
+        parameters=[
+            value['params_file'],
+            {
+                **{name: ParameterValue(text, value_type=str) for name, text in overrides.items()},
+                'autostart': yes['autostart'],
+                'use_sim_time': yes['use_sim_time'],
+            },
+        ],
+        remappings=[
+            ('image', image),
+            ('image/compressed', f'{image}/compressed'),
+            ('camera_info', f'{camera}/camera_info'),
+        ],
+        arguments=['--ros-args', '--log-level', value['log_level']],
+        respawn=yes['respawn'],
+        respawn_delay=1.0,
+        on_exit=_end_after_failure if value['bag'] and not yes['respawn'] else None,
+        output='screen',
+    )
+    if not value['bag']:
+        return [perception]
+    player = Node(
+        package='dense_perception',
+        executable='player_node',
+        name='player',
+        namespace=value['namespace'],
+        parameters=[
+            {
+                'bag': ParameterValue(value['bag'], value_type=str),
+                'rate': float(value['rate']),
+                'loop': yes['loop'],
+                'wait_for_subscribers': 1,  # the node, once it is active
+                'start_delay_s': 1.0,  # time for others to find the topics
+                'clock': yes['use_sim_time'],
+                'restamp': not yes['use_sim_time'],
+            }
+        ],
+        arguments=['--ros-args', '--log-level', value['log_level']],
+        on_exit=_end_after_failure,
+        output='screen',
+    )
+    return [perception, player]
+
+
+def _end_after_failure(event: ProcessExited, _: LaunchContext) -> list[Shutdown]:
+    """End a replay of which one part has failed; the other would wait for it in vain."""
+    if event.returncode == 0:
+        return []
+    return [Shutdown(reason=f'{event.process_name} ended with {event.returncode}')]
