@@ -33,10 +33,14 @@ def segmentation_loss(logs: Tensor, labels: Tensor, weights: Tensor | None = Non
     """
     Mean weighted negative log-probability of the true class over the labelled pixels.
 
+    Zero where no pixel is labelled, as a crop beside a small object may be.
+
     :param logs: (N, C, H, W) log-probabilities.
     :param labels: (N, H, W) int64; 255 is ignored.
     :param weights: (C,) weight per class.
     """
+    if not (labels != UNLABELLED).any():
+        return logs.sum() * 0
     return F.nll_loss(logs, labels, weights, ignore_index=UNLABELLED)
 
 

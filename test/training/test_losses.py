@@ -114,3 +114,11 @@ def test_gradient_of_perfect_flow_is_finite():
     flows = [torch.zeros(1, 2, *size, requires_grad=True) for size in SIZES]
     flow_loss(flows, torch.zeros(1, 2, 64, 128), everywhere()).backward()
     assert all(torch.isfinite(flow.grad).all() for flow in flows)
+
+
+def test_images_without_any_label_cost_nothing():
+    logs = torch.randn(1, 3, 2, 2, requires_grad=True)
+    loss = segmentation_loss(logs, torch.full((1, 2, 2), 255))
+    loss.backward()
+    assert loss.item() == 0
+    assert (logs.grad == 0).all()
