@@ -17,6 +17,10 @@ PROFILE = Path(__file__).parent.parent / 'config' / 'fastdds_large_images.xml'
 DOMAINS = range(1, 102)  # above 101, ports meet those that Linux hands out
 STOP_S = 15.0
 
+# Read when torch is imported. Spinning threads would make small networks ten times as slow where
+# other processes want the cores.
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+
 
 def claim_domain() -> tuple[int, socket.socket]:
     """

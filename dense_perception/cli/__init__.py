@@ -1,0 +1,1 @@
+"""Commands that parse arguments, call the library and print."""

@@ -1,0 +1,1 @@
+"""The ROS shell: messages, bags and nodes; the only part of the package that knows ROS."""

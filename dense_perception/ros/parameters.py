@@ -1,0 +1,87 @@
+"""Settings as ROS parameters."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import Field, fields, replace
+from typing import Any
+
+from dense_perception.errors import SettingError
+from dense_perception.settings import AnySettings, Settings
+from rcl_interfaces.msg import (
+    FloatingPointRange,
+    IntegerRange,
+    ParameterDescriptor,
+    SetParametersResult,
+)
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+
+def declare_parameters(node: Node, kind: type[Settings]) -> None:
+    """Declare one parameter for each field of a settings class, with description and range."""
+    for entry in fields(kind):
+        node.declare_parameter(entry.name, entry.default, _descriptor(entry))
+
+
+def read_parameters(node: Node, kind: type[AnySettings]) -> AnySettings:
+    """
+    Build settings from a node's declared parameters.
+
+    :raises SettingError: a value is not allowed.
+    """
+    values = {entry.name: node.get_parameter(entry.name).value for entry in fields(kind)}
+    return kind.from_mapping(values, source=node.get_fully_qualified_name())
+
+
+def check_parameters(kind: type[Settings], parameters: 'Sequence[Parameter[Any]]') -> None:
+    """
+    Check new values of parameters, each by itself; other parameters are passed over.
+
+    :raises SettingError: a value is not allowed.
+    """
+    kind.from_mapping(_changes(kind, parameters))
+
+
+def change_settings(settings: AnySettings, parameters: 'Sequence[Parameter[Any]]') -> AnySettings:
+    """
+    Return settings with new values of parameters; other parameters are passed over.
+
+    :param settings: those in use, of which only the changeable ones may change.
+    :raises SettingError: a value is not allowed, or may not change now.
+    """
+    changed = replace(settings, **_changes(type(settings), parameters))
+    for entry in fields(settings):
+        differs = getattr(changed, entry.name) != getattr(settings, entry.name)
+        if differs and not entry.metadata['changeable']:
+            raise SettingError(
+                f'{entry.name} cannot change while the node is configured; clean it up, set it, '
+                'and configure again'
+            )
+    return changed
+
+
+def _changes(kind: type[Settings], parameters: 'Sequence[Parameter[Any]]') -> Mapping[str, Any]:
+    known = {entry.name for entry in fields(kind)}
+    return {entry.name: entry.value for entry in parameters if entry.name in known}
+
+
+def rejected(error: SettingError) -> SetParametersResult:
+    """Return the answer of a parameter callback that refuses a change."""
+    return SetParametersResult(successful=False, reason=str(error))
+
+
+def _descriptor(entry: 'Field[Any]') -> ParameterDescriptor:
+    metadata = entry.metadata
+    descriptor = ParameterDescriptor(description=metadata['description'])
+    if metadata['choices']:
+        descriptor.additional_constraints = f'one of {", ".join(metadata["choices"])}'
+    if metadata['changeable']:
+        descriptor.additional_constraints = 'may change while the node runs'
+    low, high = metadata['low'], metadata['high']
+    if low is None or high is None:
+        return descriptor
+    if isinstance(entry.default, float):
+        limits = FloatingPointRange(from_value=float(low), to_value=float(high))
+        descriptor.floating_point_range = [limits]
+    else:
+        descriptor.integer_range = [IntegerRange(from_value=int(low), to_value=int(high), step=1)]
+    return descriptor

@@ -1,0 +1,265 @@
+from pathlib import Path
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+from dense_perception.data.drives import rendered_drive
+from dense_perception.ros.bags import write_drive
+from dense_perception.ros.messages import message_to_labels
+from lifecycle_msgs.srv import GetState
+import psutil
+import pytest
+import rclpy
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from sensor_msgs.msg import Image
+
+pytestmark = pytest.mark.ros
+
+SCRIPT = Path(__file__).parents[2] / 'scripts' / 'perception_node'
+PARAMETERS = """
+/**:
+  ros__parameters:
+    device: cpu
+    segmentation_width: 128
+    flow_width: 128
+"""
+
+
+class Peer:
+    """A node of another process than the launched one."""
+
+    def __init__(self):
+        self.context = Context()
+        rclpy.init(context=self.context)
+        self.node = rclpy.create_node('peer', context=self.context)
+        self.executor = SingleThreadedExecutor(context=self.context)
+        self.executor.add_node(self.node)
+
+    def close(self):
+        self.executor.shutdown()
+        self.node.destroy_node()
+        self.context.try_shutdown()
+
+    def spin(self, condition, timeout_s=30.0):
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            assert time.monotonic() < deadline, 'what the test waits for does not come'
+            self.executor.spin_once(timeout_sec=0.05)
+
+    def listen(self, topic):
+        heard = []
+        self.node.create_subscription(Image, topic, heard.append, 10)
+        return heard
+
+    def state(self, node='/dense_perception'):
+        client = self.node.create_client(GetState, f'{node}/get_state')
+        self.spin(client.service_is_ready)
+        future = client.call_async(GetState.Request())
+        self.spin(future.done)
+        return future.result().current_state.label
+
+
+@pytest.fixture
+def peer(ros_environment):
+    peer = Peer()
+    yield peer
+    peer.close()
+
+
+@pytest.fixture(scope='module')
+def bag(tmp_path_factory):
+    """Six rendered frames at 10 Hz on /camera/image_raw."""
+    path = tmp_path_factory.mktemp('drive') / 'bag'
+    drive = rendered_drive(3, 6)
+    write_drive(path, drive.frames(), camera_matrix=drive.camera_matrix)
+    return path
+
+
+@pytest.fixture
+def parameters(tmp_path):
+    path = tmp_path / 'parameters.yaml'
+    path.write_text(PARAMETERS)
+    return f'params_file:={path}'
+
+
+def stamp_ns(message):
+    return message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+
+
+# drive.launch.py
+
+
+def test_a_bag_becomes_labels_and_flow(launched, peer, bag, parameters):
+    labels = peer.listen('/dense_perception/labels')
+    flow = peer.listen('/dense_perception/flow')
+    process = launched('drive.launch.py', f'bag:={bag}', parameters)
+    peer.spin(lambda: len(labels) >= 3 and flow)
+    assert message_to_labels(labels[0]).shape == (360, 480)
+    assert labels[0].header.frame_id == 'camera'
+    # Played as if it were filmed now.
+    assert abs(time.time_ns() - stamp_ns(labels[0])) < 60 * 10**9
+    assert process.stop() == 0
+    output = [line for line in process.output().splitlines() if 'perception_node' in line]
+    assert any('listening to /camera/image_raw' in line for line in output)
+    assert not any('Traceback' in line or 'ERROR' in line for line in output)
+
+
+def test_under_simulated_time_stamps_are_those_of_the_bag(launched, peer, bag, parameters):
+    labels = peer.listen('/dense_perception/labels')
+    launched('drive.launch.py', f'bag:={bag}', 'use_sim_time:=true', parameters)
+    peer.spin(lambda: bool(labels))
+    assert 10**9 <= stamp_ns(labels[0]) < 2 * 10**9
+
+
+def test_namespace_and_camera_place_every_topic(launched, peer, parameters):
+    labels = peer.listen('/drone/dense_perception/labels')
+    launched(
+        'drive.launch.py', 'namespace:=drone', 'camera:=/front', 'image_topic:=rgb', parameters
+    )
+    camera = peer.node.create_publisher(Image, '/front/rgb', 10)
+    peer.spin(lambda: camera.get_subscription_count() > 0)
+    message = Image(height=48, width=64, encoding='rgb8', step=192, data=bytes(48 * 192))
+
+    def sent():
+        camera.publish(message)
+        return labels
+
+    peer.spin(sent)
+
+
+def test_without_autostart_the_node_waits_unconfigured(launched, peer, parameters):
+    launched('drive.launch.py', 'autostart:=false', parameters)
+    assert peer.state() == 'unconfigured'
+
+
+def test_respawn_brings_labels_back_after_the_node_was_killed(launched, peer, bag, parameters):
+    labels = peer.listen('/dense_perception/labels')
+    arguments = [f'bag:={bag}', 'loop:=true', 'respawn:=true', parameters]
+    process = launched('drive.launch.py', *arguments)
+    peer.spin(lambda: bool(labels))
+    (node,) = nodes(process)
+    node.kill()
+    node.wait(10)
+    peer.spin(lambda: len(nodes(process)) == 1)
+    labels.clear()
+    peer.spin(lambda: bool(labels))
+
+
+def nodes(process):
+    """Processes of the perception node that a launch has started."""
+    found = []
+    for child in psutil.Process(process.process.pid).children():
+        try:
+            if any('perception_node' in word for word in child.cmdline()):
+                found.append(child)
+        except psutil.Error:
+            continue
+    return found
+
+
+def test_a_replay_ends_when_the_node_cannot_start(launched, bag, tmp_path):
+    path = tmp_path / 'wrong.yaml'
+    path.write_text(PARAMETERS.replace('segmentation_width: 128', 'segmentation_width: wide'))
+    process = launched('drive.launch.py', f'bag:={bag}', f'params_file:={path}')
+    process.process.wait(30)
+    output = process.output()
+    assert "parameter 'segmentation_width' to 'wide'" in output
+    assert "expecting type 'INTEGER'" in output
+    assert 'Traceback' not in output
+
+
+def test_every_argument_is_shown_with_its_description(ros_environment):
+    command = [
+        shutil.which('ros2'),
+        'launch',
+        'dense_perception',
+        'drive.launch.py',
+        '--show-args',
+    ]
+    output = subprocess.run(
+        command, env=ros_environment, capture_output=True, text=True, check=True
+    ).stdout
+    words = output.split("'")
+    names = {word for word, after in zip(words, words[1:], strict=False) if after.startswith(':')}
+    assert names == {
+        *('camera', 'image_topic', 'image_transport', 'namespace', 'params_file', 'device'),
+        *('weights', 'flow_weights', 'bag', 'rate', 'loop', 'use_sim_time', 'autostart'),
+        *('respawn', 'log_level'),
+    }
+    assert 'no description given' not in output
+
+
+@pytest.mark.parametrize('own', [True, False])
+def test_the_fast_dds_profile_is_set_unless_there_is_one(
+    launched, ros_environment, parameters, tmp_path, own
+):
+    for name in ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE'):
+        ros_environment.pop(name)
+    mine = tmp_path / 'mine.xml'
+    mine.write_text('<dds/>')
+    if own:
+        ros_environment['FASTDDS_DEFAULT_PROFILES_FILE'] = str(mine)
+    process = launched('drive.launch.py', 'autostart:=false', parameters)
+    process.wait_for('process started')
+    (node,) = nodes(process)
+    profile = node.environ().get('FASTDDS_DEFAULT_PROFILES_FILE')
+    assert Path(profile).name == ('mine.xml' if own else 'fastdds_large_images.xml')
+
+
+# The process itself.
+
+
+def start(environment, *parameters):
+    arguments = [argument for value in parameters for argument in ('-p', value)]
+    return subprocess.Popen(
+        [sys.executable, SCRIPT, '--ros-args', *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_node_in_good_order_while_it_works(ros_environment, peer, number):
+    labels = peer.listen('/dense_perception/labels')
+    process = start(ros_environment, 'autostart:=true', 'segmentation_width:=128')
+    camera = peer.node.create_publisher(Image, '/image', 10)
+    message = Image(height=48, width=64, encoding='rgb8', step=192, data=bytes(48 * 192))
+
+    def sent():
+        camera.publish(message)
+        return labels
+
+    peer.spin(sent)
+    process.send_signal(number)
+    if number == signal.SIGINT:
+        process.send_signal(number)  # as through launch, after that of the terminal
+    output, _ = process.communicate(timeout=15)
+    assert process.returncode == 0, output
+    assert 'Traceback' not in output
+    assert 'ERROR' not in output
+    assert 'transition' not in output
+
+
+def test_a_node_that_cannot_be_configured_at_start_says_why_and_waits(ros_environment, peer):
+    process = start(ros_environment, 'autostart:=true', 'segmentation_weights:=/nowhere')
+    assert peer.state() == 'unconfigured'
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=15)
+    assert process.returncode == 0
+    assert 'cannot be configured: /nowhere: no such file' in output
+    assert 'Traceback' not in output
+    assert 'transition' not in output
+
+
+def test_a_wrong_parameter_ends_the_process_with_what_would_be_right(ros_environment):
+    process = start(ros_environment, 'max_flow_gap_s:=99.0')
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert 'max_flow_gap_s' in output
+    assert '60' in output
+    assert 'Traceback' not in output

@@ -1,0 +1,111 @@
+from threading import Thread
+import time
+
+from dense_perception.ros.latest import Latest
+import pytest
+
+
+def in_thread(function):
+    results = []
+    thread = Thread(target=lambda: results.append(function()))
+    thread.start()
+    return thread, results
+
+
+def test_the_newest_item_is_taken():
+    latest = Latest()
+    latest.put(1)
+    latest.put(2)
+    assert latest.take(0) == 2
+
+
+def test_an_item_that_was_replaced_counts_as_dropped():
+    latest = Latest()
+    for number in range(5):
+        latest.put(number)
+    assert latest.dropped == 4
+
+
+def test_an_item_that_was_taken_does_not_count_as_dropped():
+    latest = Latest()
+    for number in range(5):
+        latest.put(number)
+        latest.take(0)
+    assert latest.dropped == 0
+
+
+def test_an_item_is_taken_once():
+    latest = Latest()
+    latest.put(1)
+    latest.take(0)
+    assert latest.take(0) is None
+
+
+def test_taking_from_an_empty_slot_waits_no_longer_than_asked():
+    start = time.monotonic()
+    assert Latest().take(0.05) is None
+    assert 0.05 <= time.monotonic() - start < 1
+
+
+def test_a_waiting_thread_gets_the_item_at_once():
+    latest = Latest()
+    thread, results = in_thread(lambda: (latest.take(10), time.monotonic()))
+    time.sleep(0.05)
+    latest.put('frame')
+    put = time.monotonic()
+    thread.join(10)
+    assert results[0][0] == 'frame'
+    assert results[0][1] - put < 1
+
+
+def test_closing_wakes_a_waiting_thread():
+    latest = Latest()
+    thread, results = in_thread(lambda: latest.take(None))
+    latest.close()
+    thread.join(10)
+    assert results == [None]
+
+
+def test_closing_drops_the_item_that_waits():
+    latest = Latest()
+    latest.put(1)
+    latest.close()
+    assert (latest.take(0), latest.dropped, latest.closed) == (None, 1, True)
+
+
+def test_an_item_put_after_closing_is_dropped():
+    latest = Latest()
+    latest.close()
+    latest.put(1)
+    assert (latest.take(0), latest.dropped) == (None, 1)
+
+
+def test_clearing_drops_the_item_that_waits():
+    latest = Latest()
+    latest.put(1)
+    latest.clear()
+    assert (latest.take(0), latest.dropped) == (None, 1)
+
+
+@pytest.mark.parametrize('period_s', [0.0, 0.0005])
+def test_every_item_is_taken_or_counted_and_none_out_of_order(period_s):
+    latest = Latest()
+    taken = []
+
+    def receive():
+        while (item := latest.take(None)) is not None:
+            taken.append(item)
+            time.sleep(0.001)
+
+    thread, _ = in_thread(receive)
+    for number in range(500):
+        latest.put(number)
+        time.sleep(period_s)
+    deadline = time.monotonic() + 10
+    while len(taken) + latest.dropped < 500 and time.monotonic() < deadline:
+        time.sleep(0.005)
+    latest.close()
+    thread.join(10)
+    assert taken == sorted(taken)
+    assert taken[-1] == 499
+    assert len(taken) + latest.dropped == 500
