@@ -118,7 +118,7 @@ def _nodes(context: LaunchContext) -> list[Node]:
                 'rate': float(value['rate']),
                 'loop': yes['loop'],
                 'wait_for_subscribers': 1,  # the node, once it is active
-                'start_delay_s': 1.0,  # time for others to find the topics
+                'start_delay_s': 2.0,  # time for others to find the topics
                 'clock': yes['use_sim_time'],
                 'restamp': not yes['use_sim_time'],
             }

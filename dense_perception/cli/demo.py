@@ -7,7 +7,7 @@ from pathlib import Path
 import shutil
 import sys
 
-from dense_perception.data.drives import Drive, folder_drive, rendered_drive
+from dense_perception.data.drives import Drive, folder_drive, rendered_drive, SHOWN_SEED
 from dense_perception.errors import DensePerceptionError
 from dense_perception.ros.bags import write_drive
 from dense_perception.ros.drive_demo import judge, playable_bag, run_drive, Summary
@@ -30,7 +30,9 @@ def _parser() -> argparse.ArgumentParser:
     source = parser.add_mutually_exclusive_group()
     source.add_argument('--bag', type=Path, help='a rosbag2 bag (sqlite3 or mcap)')
     source.add_argument('--frames', type=Path, help='a folder of pictures, or a video')
-    parser.add_argument('--seed', type=int, default=3, help='of the rendered drive: %(default)s')
+    parser.add_argument(
+        '--seed', type=int, default=SHOWN_SEED, help='of the rendered drive: %(default)s'
+    )
     parser.add_argument('--count', type=int, default=100, help='rendered frames: %(default)s')
     parser.add_argument('--out', type=Path, default=Path('out/drive'), help='%(default)s')
     parser.add_argument('arguments', nargs='*', help='name:=value for the launch file')

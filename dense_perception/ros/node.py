@@ -6,21 +6,15 @@ network costs images, never latency.
 """
 
 from collections.abc import Callable
-import ctypes
-from dataclasses import dataclass, field
-import signal
 import sys
 from threading import Thread
 import time
 import traceback
 from typing import Any, TypeAlias, TypeVar
 
-from builtin_interfaces.msg import Time as TimeMessage
 from dense_perception.arrays import Image
 from dense_perception.data.pictures import color_flow, overlay_labels
 from dense_perception.errors import DensePerceptionError, InputError, SettingError
-from dense_perception.predictors.flow_estimator import FlowEstimator
-from dense_perception.predictors.segmenter import Segmenter
 from dense_perception.ros import messages
 from dense_perception.ros.diagnostics import status, StreamStatistics
 from dense_perception.ros.latest import Latest
@@ -31,10 +25,11 @@ from dense_perception.ros.parameters import (
     read_parameters,
     rejected,
 )
+from dense_perception.ros.pipeline import continues, load_networks, Pipeline, Previous, warm_up
+from dense_perception.ros.process import keep_memory, quiet_interrupts
+from dense_perception.ros.quality import camera_quality, latched_quality, result_quality
 from dense_perception.settings import PerceptionSettings
-from dense_perception.weights.published import find_weights
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-import numpy as np
 from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
 import rclpy
 from rclpy.clock import Clock, ClockType  # type: ignore[attr-defined]  # there in every version
@@ -49,10 +44,7 @@ from rclpy.lifecycle.publisher import LifecyclePublisher
 from rclpy.logging import get_logger
 from rclpy.parameter import Parameter
 from rclpy.qos import (
-    DurabilityPolicy,
     qos_policy_name_from_kind,
-    QoSProfile,
-    ReliabilityPolicy,
 )
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.time import Time
@@ -69,66 +61,9 @@ _LABEL_OUTPUTS = ('labels', 'confidence', 'labels_color')
 _FLOW_OUTPUTS = ('flow', 'flow_reference', 'flow_color')
 _FRAME_OUTPUTS = (*_LABEL_OUTPUTS, *_FLOW_OUTPUTS, 'camera_info')  # one message for an image
 _OTHER_TYPES = {'flow_reference': TimeReference, 'camera_info': CameraInfo}
-_WARM_UP_RUNS = 3  # the first runs allocate and choose kernels
 
 CameraMessage: TypeAlias = ImageMessage | CompressedImage
 Result = TypeVar('Result')
-
-
-# Profiles are made anew for each topic, because rclpy writes its overrides into them.
-
-
-def _camera_quality() -> QoSProfile:
-    """Best effort and one deep: an older image is never wanted."""
-    return QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
-
-
-def _result_quality() -> QoSProfile:
-    """Reliable, so that subscribers of either kind are served."""
-    return QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
-
-
-def _latched_quality() -> QoSProfile:
-    """Kept for those who come later."""
-    return QoSProfile(
-        depth=1,
-        reliability=ReliabilityPolicy.RELIABLE,
-        durability=DurabilityPolicy.TRANSIENT_LOCAL,
-    )
-
-
-@dataclass
-class _Previous:
-    """The frame that flow starts from."""
-
-    image: Image
-    stamp: TimeMessage
-
-    @property
-    def time_ns(self) -> int:
-        return Time.from_msg(self.stamp).nanoseconds
-
-
-@dataclass
-class _Pipeline:
-    """What exists only while the node is configured."""
-
-    settings: PerceptionSettings
-    segmenter: Segmenter | None
-    flow_estimator: FlowEstimator | None
-    outputs: 'dict[str, LifecyclePublisher[Any]]' = field(default_factory=dict)
-    previous: _Previous | None = None
-
-    def predictors(self) -> dict[str, Segmenter | FlowEstimator]:
-        """Return the networks that are not switched off."""
-        both = {'segmentation': self.segmenter, 'flow': self.flow_estimator}
-        return {name: predictor for name, predictor in both.items() if predictor is not None}
-
-    def wanted(self) -> set[str]:
-        """Return the names of the outputs that somebody subscribes to."""
-        return {
-            name for name, output in self.outputs.items() if output.get_subscription_count() > 0
-        }
 
 
 class PerceptionNode(LifecycleNode):
@@ -142,7 +77,7 @@ class PerceptionNode(LifecycleNode):
         self.statistics = StreamStatistics()
         self._latest: Latest[CameraMessage] = Latest()
         self._dropped_before = 0  # by hand-overs that are closed
-        self._pipeline: _Pipeline | None = None
+        self._pipeline: Pipeline | None = None
         self._worker: Thread | None = None
         self._subscriptions_while_active: list[Any] = []
         self._camera_info: CameraInfo | None = None
@@ -225,10 +160,10 @@ class PerceptionNode(LifecycleNode):
 
     def _configure(self) -> None:
         settings = read_parameters(self, PerceptionSettings)
-        pipeline = _Pipeline(settings, *_load_networks(settings))
+        pipeline = Pipeline(settings, *load_networks(settings))
         self._create_outputs(pipeline)
         started = time.monotonic()
-        _warm_up(pipeline)
+        warm_up(pipeline)
         for name, predictor in pipeline.predictors().items():
             self.get_logger().info(f'{name}: {predictor.card.network} on {predictor.placement}')
         self.get_logger().info(f'warm after {time.monotonic() - started:.1f} s')
@@ -268,7 +203,7 @@ class PerceptionNode(LifecycleNode):
 
     # Topics.
 
-    def _create_outputs(self, pipeline: _Pipeline) -> None:
+    def _create_outputs(self, pipeline: Pipeline) -> None:
         names = ['camera_info']
         names += _LABEL_OUTPUTS if pipeline.segmenter is not None else ()
         names += _FLOW_OUTPUTS if pipeline.flow_estimator is not None else ()
@@ -276,18 +211,18 @@ class PerceptionNode(LifecycleNode):
             pipeline.outputs[name] = self.create_lifecycle_publisher(
                 _OTHER_TYPES.get(name, ImageMessage),
                 f'~/{name}',
-                _result_quality(),
+                result_quality(),
                 qos_overriding_options=QoSOverridingOptions.with_default_policies(),
             )
         if pipeline.segmenter is None:
             return
         pipeline.outputs['label_info'] = self.create_lifecycle_publisher(
-            String, '~/label_info', _latched_quality()
+            String, '~/label_info', latched_quality()
         )
         vision = messages.label_info_message(pipeline.segmenter.label_set)
         if vision is not None:
             pipeline.outputs['label_info_vision'] = self.create_lifecycle_publisher(
-                type(vision), '~/label_info/vision', _latched_quality()
+                type(vision), '~/label_info/vision', latched_quality()
             )
 
     def _destroy_outputs(self) -> None:
@@ -295,7 +230,7 @@ class PerceptionNode(LifecycleNode):
             if isinstance(publisher, LifecyclePublisher):
                 self.destroy_lifecycle_publisher(publisher)
 
-    def _publish_label_info(self, pipeline: _Pipeline) -> None:
+    def _publish_label_info(self, pipeline: Pipeline) -> None:
         if pipeline.segmenter is None:
             return
         label_set = pipeline.segmenter.label_set
@@ -311,7 +246,7 @@ class PerceptionNode(LifecycleNode):
             CompressedImage if compressed else ImageMessage,
             'image/compressed' if compressed else 'image',
             self._on_image,
-            _camera_quality(),
+            camera_quality(),
             event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._on_other_quality),
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )
@@ -320,7 +255,7 @@ class PerceptionNode(LifecycleNode):
             CameraInfo,
             'camera_info',
             self._on_camera_info,
-            _camera_quality(),
+            camera_quality(),
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )
         self._subscriptions_while_active.append(info)
@@ -389,7 +324,7 @@ class PerceptionNode(LifecycleNode):
         self.statistics.count_processed(age.nanoseconds / 1e9)
 
     def _publish_labels(
-        self, pipeline: _Pipeline, header: Header, image: Image, wanted: set[str]
+        self, pipeline: Pipeline, header: Header, image: Image, wanted: set[str]
     ) -> None:
         segmenter = pipeline.segmenter
         assert segmenter is not None
@@ -408,13 +343,13 @@ class PerceptionNode(LifecycleNode):
             pipeline.outputs['labels_color'].publish(messages.color_message(picture, header))
 
     def _publish_flow(
-        self, pipeline: _Pipeline, header: Header, image: Image, wanted: set[str]
+        self, pipeline: Pipeline, header: Header, image: Image, wanted: set[str]
     ) -> None:
         estimator = pipeline.flow_estimator
         assert estimator is not None
         previous = pipeline.previous
-        pipeline.previous = _Previous(image, header.stamp)
-        if previous is None or not _continues(previous, pipeline.previous, pipeline.settings):
+        pipeline.previous = Previous(image, header.stamp)
+        if previous is None or not continues(previous, pipeline.previous, pipeline.settings):
             self.statistics.count_flow_restart()
             return
         flow = self._timed('flow', lambda: estimator.estimate(previous.image, image))
@@ -435,7 +370,7 @@ class PerceptionNode(LifecycleNode):
         self.statistics.count_run(network, time.monotonic() - started)
         return result
 
-    def _publish_camera_info(self, pipeline: _Pipeline, header: Header, image: Image) -> None:
+    def _publish_camera_info(self, pipeline: Pipeline, header: Header, image: Image) -> None:
         if self._camera_info is None:
             return
         height, width = image.shape[:2]
@@ -516,71 +451,10 @@ class PerceptionNode(LifecycleNode):
         return [KeyValue(key=key, value=value) for key, value in rows.items()]
 
 
-def _load_networks(
-    settings: PerceptionSettings,
-) -> tuple[Segmenter | None, FlowEstimator | None]:
-    """
-    Load the networks that are not switched off.
-
-    :raises WeightsError: a file is missing, damaged, or of the wrong kind.
-    :raises SettingError: both are switched off, or device or precision is not to be had.
-    """
-    if not (settings.segmentation_weights or settings.flow_weights):
-        raise SettingError(
-            'segmentation_weights and flow_weights are both empty; one must name weights'
-        )
-    segmenter, flow_estimator = None, None
-    if settings.segmentation_weights:
-        segmenter = Segmenter.from_file(
-            find_weights(settings.segmentation_weights),
-            device=settings.device,
-            precision=settings.precision,
-            width=settings.segmentation_width,
-        )
-    if settings.flow_weights:
-        flow_estimator = FlowEstimator.from_file(
-            find_weights(settings.flow_weights),
-            device=settings.device,
-            precision=settings.precision,
-            width=settings.flow_width,
-        )
-    return segmenter, flow_estimator
-
-
-def _warm_up(pipeline: _Pipeline) -> None:
-    """Run each network a few times on an empty image of its usual size."""
-    image = np.zeros((360, 480, 3), np.uint8)
-    for _ in range(_WARM_UP_RUNS):
-        if pipeline.segmenter is not None:
-            pipeline.segmenter.segment(image, confidence=True)
-        if pipeline.flow_estimator is not None:
-            pipeline.flow_estimator.estimate(image, image)
-
-
-def _continues(previous: _Previous, current: _Previous, settings: PerceptionSettings) -> bool:
-    """Whether two frames are close enough in time, and alike enough, for flow between them."""
-    gap_s = (current.time_ns - previous.time_ns) / 1e9
-    return 0 < gap_s <= settings.max_flow_gap_s and previous.image.shape == current.image.shape
-
-
 def _explain(error: Exception) -> str:
     """Say what went wrong; the type of an error that is not ours says more than its text."""
     ours = isinstance(error, DensePerceptionError)
     return str(error) if ours else f'{type(error).__name__}: {error}'
-
-
-def keep_memory() -> None:
-    """
-    Tell glibc to keep freed memory for the next image instead of returning it.
-
-    Images of several megabytes otherwise cost fresh pages, tens of milliseconds, each time.
-    """
-    try:
-        libc = ctypes.CDLL('libc.so.6')
-    except OSError:
-        return  # another C library, which has no such habit
-    libc.mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD; 32 MiB is the most that it takes
-    libc.mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -591,9 +465,11 @@ def main(arguments: list[str] | None = None) -> int:
     or `ros2 lifecycle` does that.
     """
     keep_memory()
-    # rclpy ends its context at an interrupt. KeyboardInterrupt beside that could come anywhere, in
-    # the clean-up too: from a terminal two interrupts come, the second one through launch.
-    signal.signal(signal.SIGINT, lambda *_: None)
+    with quiet_interrupts():
+        return _main(arguments)
+
+
+def _main(arguments: list[str] | None) -> int:
     rclpy.init(args=arguments)
     node: PerceptionNode | None = None
     try:
@@ -616,7 +492,6 @@ def main(arguments: list[str] | None = None) -> int:
             node.close()
             node.destroy_node()
         rclpy.try_shutdown()
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the interpreter would take ours away
     return 0
 
 

@@ -18,6 +18,8 @@ from builtin_interfaces.msg import Time
 from dense_perception.errors import InputError, SettingError
 from dense_perception.ros.bags import Bag, IMAGE_TYPES, message_class, RawMessage, Topic
 from dense_perception.ros.parameters import declare_parameters, read_parameters
+from dense_perception.ros.process import keep_memory, quiet_interrupts
+from dense_perception.ros.quality import latched_quality
 from dense_perception.settings import setting, Settings
 import rclpy
 from rclpy.duration import Duration
@@ -41,10 +43,6 @@ POLL_S = 0.02  # between looks at who subscribes; nothing reports a new match on
 # lost; nothing tells when both know.
 SETTLE_S = 0.25
 ACKNOWLEDGE_S = 2.0  # what reliable subscribers get to take the last messages
-
-_LATCHED_QOS = QoSProfile(
-    depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
-)
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,7 @@ class Player(Node):
         self._late_s = 0.0
         # Latched, so that whoever comes later can tell which recorded image a result belongs to.
         self._time_reference = (
-            self.create_publisher(TimeReference, '~/time_reference', _LATCHED_QOS)
+            self.create_publisher(TimeReference, '~/time_reference', latched_quality())
             if self.settings.restamp
             else None
         )
@@ -268,6 +266,12 @@ class Shift:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Play a bag to its end or until interrupted; returns the exit status."""
+    keep_memory()
+    with quiet_interrupts():
+        return _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     rclpy.init(args=None if arguments is None else list(arguments))
     try:
         player = Player()
@@ -287,7 +291,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     worker.start()
     try:
         executor.spin_until_future_complete(done)
-    except (KeyboardInterrupt, ExternalShutdownException):
+    except ExternalShutdownException:
         pass
     finally:
         player.stop()

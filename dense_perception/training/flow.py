@@ -38,7 +38,7 @@ class FlowRecipe(LoopSettings):
     crop_width: int = setting(320, 'pixels, a multiple of 64', low=64, high=4096)
     largest_scale: float = setting(1.5, 'greatest enlargement', low=1.0, high=4.0)
     chairs: int = setting(3000, 'different chairs-style pairs', low=1, high=1_000_000)
-    drives: int = setting(80, 'rendered drives, eight pairs each', low=1, high=10000)
+    drives: int = setting(80, 'rendered drives, eight pairs each', low=1, high=1000)
     rendered: int = setting(2, 'samples of a batch that are rendered', low=0, high=4096)
 
 

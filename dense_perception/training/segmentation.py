@@ -38,7 +38,7 @@ class SegmentationRecipe(LoopSettings):
     smallest_scale: float = setting(0.5, 'least enlargement', low=0.1, high=1.0)
     largest_scale: float = setting(2.0, 'greatest enlargement', low=1.0, high=4.0)
     rendered: int = setting(2, 'samples of a batch that are rendered', low=0, high=4096)
-    drives: int = setting(100, 'rendered drives', low=1, high=10000)
+    drives: int = setting(100, 'rendered drives', low=1, high=1000)
     rarity: float = setting(0.4, 'power of inverse frequency in class weights', low=0.0, high=1.0)
     front_end_share: float = setting(0.4, "weight of the front end's own loss", low=0.0, high=1.0)
 
