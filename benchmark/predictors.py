@@ -14,6 +14,13 @@ from dense_perception.weights.published import find_weights
 import torch
 
 
+def processor() -> str:
+    """Name of the CPU as Linux tells it."""
+    lines = Path('/proc/cpuinfo').read_text(encoding='utf-8').splitlines()
+    names = [line.partition(': ')[2] for line in lines if line.startswith('model name')]
+    return names[0] if names else platform.machine()
+
+
 def main() -> int:
     """Print the table and write it beside this file."""
     world = RoadWorld(3)
@@ -30,7 +37,7 @@ def main() -> int:
         )
     for name, method in PEERS.items():
         rows[f'flow, OpenCV {name}'] = time_calls(lambda m=method: m(first, second))
-    card = torch.cuda.get_device_name() if device == 'cuda' else platform.processor() or 'cpu'
+    card = torch.cuda.get_device_name() if device == 'cuda' else processor()
     title = f'{card}, {torch.get_num_threads()} threads, torch {torch.__version__}'
     print(title)
     path = Path(__file__).with_name(f'predictors_{device}.csv')
