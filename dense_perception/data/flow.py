@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 from dense_perception.arrays import Flow, Image, Mask
 from dense_perception.data.flow_files import read_flo, read_kitti_flow
-from dense_perception.data.segmentation import read_image
+from dense_perception.data.frames import read_picture
 from dense_perception.errors import InputError
 
 
@@ -51,7 +51,7 @@ def flow_pairs(folder: Path) -> list[FlowPair]:
 
 def _middlebury(folder: Path) -> FlowPair:
     flow, valid = read_flo(folder / 'flow10.flo')
-    first, second = read_image(folder / 'frame10.png'), read_image(folder / 'frame11.png')
+    first, second = read_picture(folder / 'frame10.png'), read_picture(folder / 'frame11.png')
     return FlowPair(f'middlebury/{folder.name}', first, second, flow, valid)
 
 
@@ -62,7 +62,7 @@ def _sintel(path: Path) -> FlowPair:
     if invalid is not None:
         valid &= invalid == 0
     images = [scene / 'final' / f'frame_{index:04d}.png' for index in (number, number + 1)]
-    first, second = map(read_image, images)
+    first, second = map(read_picture, images)
     return FlowPair(f'sintel/{scene.name}', first, second, flow, valid)
 
 
@@ -70,7 +70,7 @@ def _chairs(path: Path) -> FlowPair:
     flow, valid = read_flo(path)
     stem = path.name.removesuffix('_flow.flo')
     images = [path.with_name(f'{stem}_img{index}.png') for index in (1, 2)]
-    first, second = map(read_image, images)
+    first, second = map(read_picture, images)
     return FlowPair(f'flyingchairs/{stem}', first, second, flow, valid)
 
 
@@ -79,4 +79,4 @@ def _kitti(path: Path, suffix: str) -> FlowPair:
     first = path.with_name(path.name.replace(suffix, ''))
     second = first.with_name(first.name.replace('_10', '_11'))
     name = f'{path.parent.name}/{first.stem}'
-    return FlowPair(name, read_image(first), read_image(second), flow, valid)
+    return FlowPair(name, read_picture(first), read_picture(second), flow, valid)

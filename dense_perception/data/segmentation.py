@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 from dense_perception.arrays import Image, Labels
+from dense_perception.data.frames import pictures, read_label_picture, read_picture
 from dense_perception.errors import InputError
 from dense_perception.labels import CAMVID, LabelSet, UNLABELLED
-import numpy as np
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class LabelledFolder(Sequence[LabelledImage]):
 
     def __getitem__(self, index: int) -> LabelledImage:  # type: ignore[override]
         image_path, labels_path = self.pairs[index]
-        image = read_image(image_path)
+        image = read_picture(image_path)
         labels = read_labels(labels_path, self.label_set)
         if image.shape[:2] != labels.shape:
             raise InputError(f'{labels_path} is {labels.shape}, its image is {image.shape[:2]}')
@@ -83,29 +82,12 @@ def labelled_folder(images: Path, labels: Path, label_set: LabelSet) -> Labelled
 
     :raises InputError: a folder is missing, has no images, or an image has no labels.
     """
-    if not images.is_dir():
-        raise InputError(f'{images}: no such folder of images')
-    suffixes = ('.png', '.jpg', '.jpeg', '.webp', '.ppm', '.bmp')
-    paths = sorted(path for path in images.iterdir() if path.suffix.lower() in suffixes)
-    if not paths:
-        raise InputError(f'{images}: no images in it ({", ".join(suffixes)})')
+    paths = pictures(images)
     pairs = tuple((path, labels / f'{path.stem}.png') for path in paths)
     missing = [str(truth) for _, truth in pairs if not truth.is_file()]
     if missing:
         raise InputError(f'{len(missing)} label images are missing, the first is {missing[0]}')
     return LabelledFolder(pairs, label_set)
-
-
-def read_image(path: Path) -> Image:
-    """
-    Read an image file as (H, W, 3) uint8 RGB.
-
-    :raises InputError: missing, or no image that OpenCV can decode.
-    """
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise InputError(f'{path}: missing, or no image that can be decoded')
-    return np.ascontiguousarray(image[:, :, ::-1])
 
 
 def read_labels(path: Path, label_set: LabelSet) -> Labels:
@@ -114,11 +96,6 @@ def read_labels(path: Path, label_set: LabelSet) -> Labels:
 
     :raises InputError: missing, or not one 8-bit channel.
     """
-    coded = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if coded is None:
-        raise InputError(f'{path}: missing, or no image that can be decoded')
-    if coded.dtype != np.uint8 or coded.ndim != 2:
-        raise InputError(f'{path}: {coded.shape} {coded.dtype}; it must be one 8-bit channel')
-    labels = np.asarray(coded, np.uint8)
+    labels = read_label_picture(path)
     labels[labels >= len(label_set)] = UNLABELLED
     return labels

@@ -2,11 +2,11 @@ import csv
 from pathlib import Path
 
 import cv2
+from dense_perception.data.frames import read_picture
 from dense_perception.data.segmentation import (
     camvid,
     labelled_folder,
     LabelledFolder,
-    read_image,
     read_labels,
     without_neighbours,
 )
@@ -39,7 +39,7 @@ def kept(training, validation):
 
 def test_images_are_read_as_rgb(tmp_path):
     write(tmp_path / 'a.png', np.full((2, 3, 3), (10, 20, 30), np.uint8))  # BGR
-    image = read_image(tmp_path / 'a.png')
+    image = read_picture(tmp_path / 'a.png')
     assert image.shape == (2, 3, 3)
     assert (image == (30, 20, 10)).all()
 
@@ -54,15 +54,15 @@ def test_values_that_are_no_class_of_the_set_become_255(tmp_path):
 @pytest.mark.parametrize('array', [np.zeros((2, 2, 3), np.uint8), np.zeros((2, 2), np.uint16)])
 def test_label_image_of_another_kind_is_refused_by_name(tmp_path, array):
     write(tmp_path / 'a.png', array)
-    with pytest.raises(InputError, match='a.png: .* it must be one 8-bit channel'):
+    with pytest.raises(InputError, match='a.png: .* one 8-bit channel'):
         read_labels(tmp_path / 'a.png', CAMVID)
 
 
 def test_file_that_is_no_image_is_refused_by_name(tmp_path):
     (tmp_path / 'a.png').write_bytes(b'no image')
-    with pytest.raises(InputError, match='a.png: missing, or no image'):
-        read_image(tmp_path / 'a.png')
-    with pytest.raises(InputError, match='b.png: missing, or no image'):
+    with pytest.raises(InputError, match='a.png: 8 bytes that cannot be decoded'):
+        read_picture(tmp_path / 'a.png')
+    with pytest.raises(InputError, match='b.png: cannot be read'):
         read_labels(tmp_path / 'b.png', CAMVID)
 
 
@@ -86,7 +86,7 @@ def test_image_without_labels_is_named(tmp_path):
 def test_folder_that_is_missing_or_empty_is_named(tmp_path):
     with pytest.raises(InputError, match='none: no such folder'):
         labelled_folder(tmp_path / 'none', tmp_path, CAMVID)
-    with pytest.raises(InputError, match='no images in it'):
+    with pytest.raises(InputError, match='no picture in it'):
         labelled_folder(tmp_path, tmp_path, CAMVID)
 
 
