@@ -220,21 +220,34 @@ def test_the_fast_dds_profile_is_set_unless_there_is_one(
 # The process itself.
 
 
-def start(environment, *parameters):
-    arguments = [argument for value in parameters for argument in ('-p', value)]
-    return subprocess.Popen(
-        [sys.executable, SCRIPT, '--ros-args', *arguments],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+@pytest.fixture
+def start(ros_environment):
+    """Return a function that starts the node's process; what a failed test leaves is killed."""
+    processes = []
+
+    def run(*parameters):
+        arguments = [argument for value in parameters for argument in ('-p', value)]
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, SCRIPT, '--ros-args', *arguments],
+                env=ros_environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+        return processes[-1]
+
+    yield run
+    for process in processes:
+        process.kill()
+        process.communicate()
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_node_in_good_order_while_it_works(ros_environment, peer, number):
+def test_a_signal_ends_the_node_in_good_order_while_it_works(start, peer, number):
     labels = peer.listen('/dense_perception/labels')
-    process = start(ros_environment, 'autostart:=true', 'segmentation_width:=128')
+    process = start('autostart:=true', 'segmentation_width:=128')
     camera = peer.node.create_publisher(Image, '/image', 10)
     message = Image(height=48, width=64, encoding='rgb8', step=192, data=bytes(48 * 192))
 
@@ -253,8 +266,8 @@ def test_a_signal_ends_the_node_in_good_order_while_it_works(ros_environment, pe
     assert 'transition' not in output
 
 
-def test_a_node_that_cannot_be_configured_at_start_says_why_and_waits(ros_environment, peer):
-    process = start(ros_environment, 'autostart:=true', 'segmentation_weights:=/nowhere')
+def test_a_node_that_cannot_be_configured_at_start_says_why_and_waits(start, peer):
+    process = start('autostart:=true', 'segmentation_weights:=/nowhere')
     assert peer.state() == 'unconfigured'
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=15)
@@ -264,8 +277,8 @@ def test_a_node_that_cannot_be_configured_at_start_says_why_and_waits(ros_enviro
     assert 'transition' not in output
 
 
-def test_a_wrong_parameter_ends_the_process_with_what_would_be_right(ros_environment):
-    process = start(ros_environment, 'max_flow_gap_s:=99.0')
+def test_a_wrong_parameter_ends_the_process_with_what_would_be_right(start):
+    process = start('max_flow_gap_s:=99.0')
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 1
     assert 'max_flow_gap_s' in output
