@@ -107,8 +107,8 @@ class RoadScenes:
         device = next(network.parameters()).device
         images = preprocess(batch.images.to(device), self.card.preprocessing)
         front_end = network.front_end(images.contiguous(memory_format=torch.channels_last))
-        # oneDNN's bfloat16 gradient of a 3x3 convolution with dilation 32 is nan; the context
-        # module is small enough to be trained in float32.
+        # On a CPU, PyTorch 2.14's bfloat16 gradient of a dilated convolution of 19 channels gives
+        # nan or crashes; the context module is small enough to be trained in float32.
         with torch.autocast(device.type, enabled=False):
             whole = network.context(front_end.float())
         share = self.recipe.front_end_share
