@@ -6,12 +6,12 @@ PYTEST_FLAGS :=
 
 # Enters the environment; what is installed there goes before an overlay of the same name.
 ENTER := source $(VENV)/ros2.bash &&
-FOUND := dense_perception launch config scripts resource
+FOUND := dense_perception launch config examples scripts resource
 SOURCES := setup.py setup.cfg package.xml \
     $(shell find $(FOUND) -name __pycache__ -prune -o -not -name '*.pyc' -print)
 
 .DEFAULT_GOAL := help
-.PHONY: help environment setup drive test slow gpu lint format bench weights-check clean
+.PHONY: help environment setup drive test slow gpu lint format bench weights-check evaluate security clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -62,6 +62,13 @@ bench: setup ## measure speed; benchmark/ holds earlier results
 
 weights-check: setup ## compare the shipped weights with their records
 	$(ENTER) pytest test/weights $(PYTEST_FLAGS)
+
+evaluate: setup ## evaluate a bag: BAG=bag TRUTH=folder; the report is in out/evaluation
+	$(ENTER) python -m dense_perception.cli.evaluate replay --bag '$(BAG)' \
+	    $(if $(TRUTH),--truth '$(TRUTH)') --out out/evaluation
+
+security: setup ## keys and permissions of the node's DDS Security enclave
+	$(ENTER) python tools/make_keystore.py security/keystore $(SECURITY_FLAGS)
 
 clean: ## remove everything that was made, the environment too
 	rm -rf $(VENV) build install log out *.egg-info .mypy_cache .ruff_cache .pytest_cache \

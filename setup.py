@@ -14,15 +14,23 @@ setup(
     maintainer='dense_perception maintainers',
     maintainer_email='maintainers@dense-perception.example.com',
     packages=find_packages(include=[NAME, f'{NAME}.*']),
-    package_data={NAME: ['py.typed', 'weights/files/*']},
+    package_data={NAME: ['py.typed', 'weights/files/*', 'evaluation/*.jinja']},
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),
         (f'share/{NAME}', ['package.xml']),
         (f'share/{NAME}/launch', sorted(glob('launch/*.launch.py'))),
         (f'share/{NAME}/config', sorted(glob('config/*'))),
+        (f'share/{NAME}/examples', sorted(glob('examples/*.py'))),
         # Not entry points: only as data does pip, too, put them where `ros2 run` looks.
         (f'lib/{NAME}', sorted(glob('scripts/*'))),
     ],
     install_requires=['setuptools'],
+    extras_require={
+        'fast': ['openvino', 'nncf'],
+        'onnx': ['onnx', 'onnxscript', 'onnxruntime'],
+        'tensorrt': ['tensorrt', 'onnx', 'onnxscript'],
+        'curves': ['tensorboard'],
+        'many': ['ray'],
+    },
     zip_safe=False,
 )

@@ -12,13 +12,19 @@ from numpy.typing import NDArray
 
 UNLABELLED = 255  # ignored by every loss and metric
 
+# (H, W); INSTANCES_PER_CLASS * class index + number of the object in its class, -1 where there is
+# no single object.
+Instances = NDArray[np.int32]
+INSTANCES_PER_CLASS = 1000
+
 
 @dataclass(frozen=True)
 class LabelClass:
-    """One class: its name and RGB colour."""
+    """One class: its name, RGB colour, and the category it belongs to where the set has any."""
 
     name: str
     color: tuple[int, int, int]
+    category: str = ''
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,15 @@ class LabelSet:
     def names(self) -> tuple[str, ...]:
         """Class names in index order."""
         return tuple(entry.name for entry in self.classes)
+
+    @property
+    def categories(self) -> dict[str, tuple[int, ...]]:
+        """Class indices of every category, in the order of their first class."""
+        found: dict[str, tuple[int, ...]] = {}
+        for index, entry in enumerate(self.classes):
+            if entry.category:
+                found[entry.category] = (*found.get(entry.category, ()), index)
+        return found
 
     def index(self, name: str) -> int:
         """
@@ -53,33 +68,57 @@ class LabelSet:
         return table
 
 
-def _label_set(name: str, *rows: tuple[str, tuple[int, int, int]]) -> LabelSet:
+def _label_set(
+    name: str,
+    *rows: tuple[str, tuple[int, int, int]] | tuple[str, tuple[int, int, int], str],
+) -> LabelSet:
     return LabelSet(name, tuple(LabelClass(*row) for row in rows))
 
 
-# The 19 evaluated classes in trainId order; Cordts et al. (2016), colours of cityscapesscripts.
+# The 19 evaluated classes in trainId order; Cordts et al. (2016), colours and categories of
+# cityscapesscripts.
 CITYSCAPES = _label_set(
     'cityscapes',
-    ('road', (128, 64, 128)),
-    ('sidewalk', (244, 35, 232)),
-    ('building', (70, 70, 70)),
-    ('wall', (102, 102, 156)),
-    ('fence', (190, 153, 153)),
-    ('pole', (153, 153, 153)),
-    ('traffic light', (250, 170, 30)),
-    ('traffic sign', (220, 220, 0)),
-    ('vegetation', (107, 142, 35)),
-    ('terrain', (152, 251, 152)),
-    ('sky', (70, 130, 180)),
-    ('person', (220, 20, 60)),
-    ('rider', (255, 0, 0)),
-    ('car', (0, 0, 142)),
-    ('truck', (0, 0, 70)),
-    ('bus', (0, 60, 100)),
-    ('train', (0, 80, 100)),
-    ('motorcycle', (0, 0, 230)),
-    ('bicycle', (119, 11, 32)),
+    ('road', (128, 64, 128), 'flat'),
+    ('sidewalk', (244, 35, 232), 'flat'),
+    ('building', (70, 70, 70), 'construction'),
+    ('wall', (102, 102, 156), 'construction'),
+    ('fence', (190, 153, 153), 'construction'),
+    ('pole', (153, 153, 153), 'object'),
+    ('traffic light', (250, 170, 30), 'object'),
+    ('traffic sign', (220, 220, 0), 'object'),
+    ('vegetation', (107, 142, 35), 'nature'),
+    ('terrain', (152, 251, 152), 'nature'),
+    ('sky', (70, 130, 180), 'sky'),
+    ('person', (220, 20, 60), 'human'),
+    ('rider', (255, 0, 0), 'human'),
+    ('car', (0, 0, 142), 'vehicle'),
+    ('truck', (0, 0, 70), 'vehicle'),
+    ('bus', (0, 60, 100), 'vehicle'),
+    ('train', (0, 80, 100), 'vehicle'),
+    ('motorcycle', (0, 0, 230), 'vehicle'),
+    ('bicycle', (119, 11, 32), 'vehicle'),
 )
+
+# Values of Cityscapes' label pictures (labelIds) that the classes above have, in their order, and
+# what every value means: a class, or 255 where it is not evaluated. KITTI's are the same.
+_EVALUATED_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+CITYSCAPES_IDS = dict.fromkeys(range(34), UNLABELLED) | {
+    number: index for index, number in enumerate(_EVALUATED_IDS)
+}
+
+# Mean area in pixels of the objects of a class in Cityscapes' training images, by which its
+# benchmark weights them; from cityscapesscripts.
+CITYSCAPES_INSTANCE_AREA = {
+    'person': 3462.4756337644,
+    'rider': 3930.4788056518,
+    'car': 12794.0202738185,
+    'truck': 27855.1264367816,
+    'bus': 35732.1511111111,
+    'train': 67583.7075812274,
+    'motorcycle': 6298.7200839748,
+    'bicycle': 4672.3249222261,
+}
 
 # The 11 classes of the SegNet version of CamVid, in its order and colours.
 CAMVID = _label_set(

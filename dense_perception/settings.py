@@ -16,6 +16,9 @@ import yaml
 
 Value = bool | int | float | str
 
+REFINEMENTS = ('none', 'dense_crf', 'crf_rnn')  # of class scores
+FLOW_REFINEMENTS = ('none', 'variational')
+
 
 def setting(
     default: Value,
@@ -122,7 +125,7 @@ def _checked(entry: 'Field[Any]', given: object) -> object:
 
 @dataclass(frozen=True)
 class PerceptionSettings(Settings):
-    """How the node turns one camera stream into labels and flow."""
+    """How the node turns one camera stream into labels, flow and proposals."""
 
     image_transport: str = setting(
         'raw',
@@ -135,6 +138,28 @@ class PerceptionSettings(Settings):
     flow_weights: str = setting(
         'flow', 'name of shipped weights or path of a .safetensors file; empty: no flow'
     )
+    segmentation_network: str = setting(
+        '',
+        'network that labels, such as fcn8s; empty: the one that the weights hold. One without '
+        'weights of its own is built compact and untrained',
+    )
+    flow_network: str = setting(
+        '',
+        'flownet_simple or flownet_corr; empty: the one that the weights hold. One without '
+        'weights of its own is built compact and untrained',
+    )
+    refinement: str = setting(
+        'none', 'what refines the scores of all pixels before they are labels', choices=REFINEMENTS
+    )
+    flow_refinement: str = setting(
+        'none', 'what refines flow, on the CPU', choices=FLOW_REFINEMENTS
+    )
+    proposal_network: str = setting(
+        '', 'deep_mask or sharp_mask, which propose masks of objects; empty: no proposals'
+    )
+    proposal_weights: str = setting(
+        '', 'path of a .safetensors file for proposal_network; empty: it is untrained'
+    )
     device: str = setting('auto', 'auto, cpu, cuda or cuda:N; auto takes a CUDA device if any')
     precision: str = setting(
         'auto',
@@ -146,6 +171,9 @@ class PerceptionSettings(Settings):
     )
     flow_width: int = setting(
         512, "pixels; images are resized to it for flow; 0: the camera's", low=0, high=8192
+    )
+    proposal_width: int = setting(
+        480, "pixels; images are resized to it for proposals; 0: the camera's", low=0, high=8192
     )
     max_flow_gap_s: float = setting(
         0.5,

@@ -31,6 +31,12 @@ ARGUMENTS = {
     'device': ('', 'auto, cpu, cuda or cuda:N; empty: as in params_file'),
     'weights': ('', 'segmentation weights, a name or a file; empty: as in params_file'),
     'flow_weights': ('', 'flow weights, a name or a file; empty: as in params_file'),
+    'segmentation_network': ('', 'network that labels, such as fcn8s; empty: as in params_file'),
+    'flow_network': ('', 'flownet_simple or flownet_corr; empty: as in params_file'),
+    'refinement': ('', 'of labels: none, dense_crf or crf_rnn; empty: as in params_file'),
+    'flow_refinement': ('', 'of flow: none or variational; empty: as in params_file'),
+    'proposal_network': ('', 'deep_mask or sharp_mask; empty: as in params_file'),
+    'proposal_weights': ('', 'a weights file; empty: as in params_file'),
     'bag': ('', 'rosbag2 bag to publish; empty: a camera publishes'),
     'rate': ('1.0', 'speed of the bag, 1.0 is as recorded'),
     'loop': ('false', 'play the bag again and again'),
@@ -41,12 +47,23 @@ ARGUMENTS = {
 }
 SWITCHES = ('loop', 'use_sim_time', 'autostart', 'respawn')
 BOOLEANS = ['true', 'false', 'True', 'False']
-# An argument that is left empty leaves the parameter to params_file.
+# Parameter that an argument sets; one that is left empty leaves it to params_file.
 OVERRIDES = {
-    'device': 'device',
-    'image_transport': 'image_transport',
     'weights': 'segmentation_weights',
-    'flow_weights': 'flow_weights',
+    **{
+        name: name
+        for name in (
+            'device',
+            'image_transport',
+            'flow_weights',
+            'segmentation_network',
+            'flow_network',
+            'refinement',
+            'flow_refinement',
+            'proposal_network',
+            'proposal_weights',
+        )
+    },
 }
 PROFILE = str(SHARE / 'config' / 'fastdds_large_images.xml')
 PROFILE_VARIABLES = ['FASTDDS_DEFAULT_PROFILES_FILE']

@@ -117,3 +117,13 @@ def test_a_set_converts_to_itself_unchanged(label_set):
 def test_conversion_to_a_finer_set_is_refused():
     with pytest.raises(InputError, match='labels of camvid cannot be converted to cityscapes'):
         conversion(CAMVID, CITYSCAPES)
+
+
+def test_categories_hold_every_cityscapes_class_once():
+    members = [index for group in CITYSCAPES.categories.values() for index in group]
+    assert sorted(members) == list(range(19))
+    assert CITYSCAPES.categories['human'] == (11, 12)
+
+
+def test_set_without_categories_has_none():
+    assert CAMVID.categories == {}

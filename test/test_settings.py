@@ -1,8 +1,12 @@
-from dataclasses import dataclass, FrozenInstanceError
+from dataclasses import asdict, dataclass, FrozenInstanceError
+from pathlib import Path
 
 from dense_perception.errors import SettingError
 from dense_perception.settings import PerceptionSettings, setting, Settings
 import pytest
+import yaml
+
+CONFIG = Path(__file__).parents[1] / 'config'
 
 
 @dataclass(frozen=True)
@@ -117,3 +121,13 @@ def test_missing_yaml_file_is_named(tmp_path):
 def test_every_setting_of_the_node_says_what_it_is_for():
     for entry in PerceptionSettings.__dataclass_fields__.values():
         assert len(entry.metadata['description']) > 10
+
+
+@pytest.mark.parametrize('name', ['drive', 'drone'])
+def test_parameter_files_name_every_setting_of_the_node(name):
+    content = yaml.safe_load((CONFIG / f'{name}.yaml').read_text())
+    parameters = content['/**']['ros__parameters']
+    settings = PerceptionSettings.from_mapping(parameters)
+    assert set(parameters) == set(asdict(settings))
+    if name == 'drive':
+        assert settings == PerceptionSettings()

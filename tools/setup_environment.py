@@ -24,6 +24,8 @@ PYTHONS = ('python3.11', 'python3.12', 'python3.13', 'python3')
 VERSIONS = ((3, 11), (3, 12), (3, 13))  # those for which every pinned wheel exists
 DISK_GB = 8  # the environment with CUDA libraries, and room to unpack them
 BUILD = ('setuptools<80', 'wheel')  # from 80 on, colcon cannot link a Python package
+# The published metrics to compare with; their plotting and annotation tools are not needed.
+ALONE = ('cityscapesscripts==2.3.0', 'pyquaternion==0.9.9')
 # Distributions that a system package provides under another name, or without metadata.
 IMPORT_NAMES = {
     'colcon-common-extensions': 'colcon_core',
@@ -163,6 +165,7 @@ def install(folder: Path, sourced: bool) -> None:
     else:
         pip_install(python, '-r', str(RUNTIME), '-r', str(DEVELOPMENT), '-r', str(ROS))
         subprocess.run([python, ROOT / 'tools' / 'launch_from_wheel.py'], check=True)
+    pip_install(python, '--no-deps', *ALONE)
     install_environment_hook(folder, python)
 
 

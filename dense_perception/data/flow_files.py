@@ -1,11 +1,13 @@
 """Optical flow on disk: Middlebury's `.flo` and KITTI's 16-bit PNG."""
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 from dense_perception.arrays import Flow, Mask
 from dense_perception.errors import InputError
 import numpy as np
+from numpy.typing import NDArray
 
 FLO_TAG = 202021.25  # reads 'PIEH' in the file's first four bytes
 UNKNOWN = 1e9  # a larger component marks an unknown pixel in a .flo file
@@ -19,7 +21,7 @@ def read_flo(path: Path) -> tuple[Flow, Mask]:
     :returns: flow (H, W, 2) float32 in pixels, zero where unknown; known (H, W) bool.
     :raises InputError: not such a file, or its size does not fit its header.
     """
-    content = _read(path)
+    content = read_content(path)
     if len(content) < 12 or np.frombuffer(content, '<f4', 1)[0] != np.float32(FLO_TAG):
         raise InputError(f'{path}: no .flo file; it must start with {FLO_TAG} as float32')
     width, height = (int(number) for number in np.frombuffer(content, '<i4', 2, 4))
@@ -48,15 +50,13 @@ def read_kitti_flow(path: Path) -> tuple[Flow, Mask]:
     :returns: flow (H, W, 2) float32 in pixels, zero where unknown; known (H, W) bool.
     :raises InputError: no PNG with three 16-bit channels.
     """
-    content = np.frombuffer(_read(path), np.uint8)
+    content = np.frombuffer(read_content(path), np.uint8)
     # OpenCV raises an error of its own for nothing at all.
     coded = cv2.imdecode(content, cv2.IMREAD_UNCHANGED) if content.size else None
-    if coded is None or coded.dtype != np.uint16 or coded.ndim != 3 or coded.shape[2] != 3:
-        raise InputError(f'{path}: no KITTI flow; it must be a PNG with three 16-bit channels')
-    known: Mask = np.asarray(coded[:, :, 0] > 0)  # OpenCV gives the blue channel first
-    flow: Flow = (coded[:, :, :0:-1].astype(np.float32) - np.float32(32768)) / np.float32(64)
-    flow[~known] = 0
-    return flow, known
+    try:
+        return flow_from_samples(coded)
+    except InputError as error:
+        raise InputError(f'{path}: {error}') from error
 
 
 def write_kitti_flow(path: Path, flow: Flow, known: Mask) -> None:
@@ -65,17 +65,52 @@ def write_kitti_flow(path: Path, flow: Flow, known: Mask) -> None:
 
     :raises InputError: a known component lies outside -512 to 511.98 pixels.
     """
-    numbers = np.rint(flow[known] * 64) + 32768
-    if not ((numbers >= 0) & (numbers <= 65535)).all():  # nan is neither
-        raise InputError(f'{path}: flow of 512 pixels or more does not fit the KITTI format')
-    coded = np.zeros((*flow.shape[:2], 3), np.uint16)
-    coded[:, :, :0:-1] = np.where(known[:, :, None], np.rint(flow * 64) + 32768, 0)
-    coded[:, :, 0] = known
+    try:
+        coded = flow_samples(flow, known)
+    except InputError as error:
+        raise InputError(f'{path}: {error}') from error
     if not cv2.imwrite(str(path), coded):
         raise InputError(f'{path}: cannot be written')
 
 
-def _read(path: Path) -> bytes:
+def flow_samples(flow: Flow, known: Mask) -> NDArray[np.uint16]:
+    """
+    Return the samples of a KITTI flow picture, in OpenCV's order of channels.
+
+    :returns: (H, W, 3) uint16; 1 where known, v, u; zero where unknown.
+    :raises InputError: a known component lies outside -512 to 511.98 pixels.
+    """
+    numbers = np.rint(flow * 64) + 32768
+    if not ((numbers[known] >= 0) & (numbers[known] <= 65535)).all():  # nan is neither
+        raise InputError('flow of 512 pixels or more does not fit the KITTI format')
+    coded = np.zeros((*flow.shape[:2], 3), np.uint16)
+    coded[:, :, :0:-1] = np.where(known[:, :, None], numbers, 0)
+    coded[:, :, 0] = known
+    return coded
+
+
+def flow_from_samples(coded: NDArray[Any] | None) -> tuple[Flow, Mask]:
+    """
+    Return what the samples of a KITTI flow picture mean.
+
+    :param coded: as OpenCV decodes the picture; None where it cannot.
+    :returns: flow (H, W, 2) float32 in pixels, zero where unknown; known (H, W) bool.
+    :raises InputError: no three 16-bit channels.
+    """
+    if coded is None or coded.dtype != np.uint16 or coded.ndim != 3 or coded.shape[2] != 3:
+        raise InputError('no KITTI flow; it must be a PNG with three 16-bit channels')
+    known: Mask = np.asarray(coded[:, :, 0] > 0)  # OpenCV gives the blue channel first
+    flow: Flow = (coded[:, :, :0:-1].astype(np.float32) - np.float32(32768)) / np.float32(64)
+    flow[~known] = 0
+    return flow, known
+
+
+def read_content(path: Path) -> bytes:
+    """
+    Return the bytes of a file.
+
+    :raises InputError: it cannot be read.
+    """
     try:
         return path.read_bytes()
     except OSError as error:

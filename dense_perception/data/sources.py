@@ -13,6 +13,11 @@ import numpy as np
 Sample = TypeVar('Sample')
 
 
+def _check(index: int, samples: Sequence[object]) -> None:
+    if not 0 <= index < len(samples):  # how iteration learns that it is over
+        raise IndexError(f'sample {index} of {len(samples)}')
+
+
 class Cached(Sequence[Sample]):
     """A sequence whose samples are made once and then kept in memory."""
 
@@ -30,8 +35,7 @@ class Cached(Sequence[Sample]):
     def __getitem__(self, index: int | slice) -> Sample | Sequence[Sample]:
         if isinstance(index, slice):
             return [self[place] for place in range(*index.indices(len(self)))]
-        if not 0 <= index < len(self):  # how iteration learns that it is over
-            raise IndexError(f'sample {index} of {len(self)}')
+        _check(index, self)
         if index not in self._kept:
             self._kept[index] = self._samples[index]
         return self._kept[index]
@@ -56,6 +60,7 @@ class RenderedImages(Sequence[LabelledImage]):
         return self._drives * self._frames
 
     def __getitem__(self, index: int) -> LabelledImage:  # type: ignore[override]
+        _check(index, self)
         drive, frame = divmod(index, self._frames)
         rendered = RoadWorld(self._first_seed + drive).frame(frame * self._spacing)
         name = f'drive{self._first_seed + drive}/{frame * self._spacing}'
@@ -73,6 +78,7 @@ class RenderedPairs(Sequence[FlowPair]):
         return self._drives * self._pairs
 
     def __getitem__(self, index: int) -> FlowPair:  # type: ignore[override]
+        _check(index, self)
         drive, place = divmod(index, self._pairs)
         world = RoadWorld(self._first_seed + drive, RoadWorldSettings())
         first = place * self._spacing
@@ -95,6 +101,7 @@ class ChairsPairs(Sequence[FlowPair]):
         return self._count
 
     def __getitem__(self, index: int) -> FlowPair:  # type: ignore[override]
+        _check(index, self)
         pair = chairs_pair(np.random.default_rng((self._seed, index)), self._pictures, self._shape)
         # As in the published set, flow is known where the point is hidden later, too.
         return FlowPair(

@@ -1,12 +1,17 @@
 """CRF-RNN: mean-field inference as a layer that is trained with its network."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from dense_perception.graphical.dense_crf import BilateralKernel, NormalizedKernel, SpatialKernel
+from dense_perception.networks.layers import crop_to
 from dense_perception.settings import setting, Settings
 import torch
 from torch import nn, Tensor
+import torch.nn.functional as F
+
+COLOR_SCALE = 57.375  # grey levels per unit of a network's input, as `Preprocessing` has it
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class CrfRnn(nn.Module):
 
     def forward(self, scores: Tensor, image: Tensor) -> Tensor:
         """
-        Return refined scores, before softmax.
+        Return refined scores, before softmax; computed in float32 at least.
 
         :param scores: (N, C, H, W), before softmax.
         :param image: (N, 3, H, W), colours of 0 to 255, with or without a mean subtracted.
@@ -55,15 +60,23 @@ class CrfRnn(nn.Module):
         return torch.stack([self._refine(*pair) for pair in zip(scores, image, strict=True)])
 
     def _refine(self, unary_scores: Tensor, image: Tensor) -> Tensor:
-        spatial, bilateral = self._kernels(unary_scores, image)
+        # The sums over all pixels need more digits than the half precisions have.
+        unary_scores = unary_scores.to(torch.promote_types(unary_scores.dtype, torch.float32))
+        spatial, bilateral = self._kernels(unary_scores, image.to(unary_scores))
+        spatial_weights, bilateral_weights, compatibility = (
+            matrix.to(unary_scores)
+            for matrix in (
+                self.spatial_ker_weights,
+                self.bilateral_ker_weights,
+                self.compatibility_matrix,
+            )
+        )
         settings, scores = self.settings, unary_scores
         for _ in range(settings.training_iterations if self.training else settings.iterations):
             marginals = scores.softmax(0)
-            message = torch.tensordot(self.spatial_ker_weights, spatial.filter(marginals), 1)
-            message = message + torch.tensordot(
-                self.bilateral_ker_weights, bilateral.filter(marginals), 1
-            )
-            scores = unary_scores - torch.tensordot(self.compatibility_matrix, message, 1)
+            message = torch.tensordot(spatial_weights, spatial.filter(marginals), 1)
+            message = message + torch.tensordot(bilateral_weights, bilateral.filter(marginals), 1)
+            scores = unary_scores - torch.tensordot(compatibility, message, 1)
         return scores
 
     @torch.no_grad()
@@ -80,10 +93,13 @@ class CrfRnn(nn.Module):
 
 class WithCrfRnn(nn.Module):
     """
-    Any network that scores every pixel, followed by a CRF-RNN layer.
+    Any segmentation network, followed by a CRF-RNN layer.
 
-    Zheng et al. (2015), section 5, where the network is FCN-8s.
+    Zheng et al. (2015), section 5, where the network is FCN-8s. Scores of a network that gives
+    one for several pixels are interpolated to the pixels first.
     """
+
+    stride = 1  # image pixels per score
 
     def __init__(
         self,
@@ -96,7 +112,8 @@ class WithCrfRnn(nn.Module):
         """
         Append the layer.
 
-        :param network: takes (N, 3, H, W), gives scores (N, classes, H, W).
+        :param network: takes (N, 3, H, W), gives scores (N, classes, rows, columns) for
+            `stride` x `stride` pixels each; where it has a `margin`, of the pixels inside that.
         :param color_scale: what colours of 0 to 255 were divided by to make the network's input.
         """
         super().__init__()
@@ -104,9 +121,43 @@ class WithCrfRnn(nn.Module):
         self.network = network
         self.crfrnn = CrfRnn(classes, settings)
 
+    @property
+    def margin(self) -> int:
+        """Reflected pixels that the image needs on every side."""
+        return int(getattr(self.network, 'margin', 0))
+
     def forward(self, image: Tensor) -> Tensor:
-        """Return class scores, before softmax, (N, C, H, W)."""
-        return self.crfrnn(self.network(image), image * self.color_scale)
+        """Return class scores, before softmax, one for each pixel inside the margin."""
+        rows, columns = (size - 2 * self.margin for size in image.shape[2:])
+        inside = image.narrow(2, self.margin, rows).narrow(3, self.margin, columns)
+        scores = self.network(image)
+        if scores.shape[2:] != inside.shape[2:]:
+            stride = float(self.network.stride)  # type: ignore[arg-type]  # image pixels per score
+            scores = crop_to(F.interpolate(scores, scale_factor=stride, mode='bilinear'), inside)
+        return self.crfrnn(scores, inside * self.color_scale)
+
+
+def with_crf_rnn(
+    network: Callable[..., nn.Module],
+    classes: int,
+    *,
+    color_scale: float = COLOR_SCALE,
+    settings: Mapping[str, Any] | None = None,
+    **arguments: Any,
+) -> WithCrfRnn:
+    """
+    Build a network with a CRF-RNN layer from plain values, as a weights file's card holds them.
+
+    :param network: takes `classes` and `arguments`.
+    :param settings: fields of `CrfRnnSettings` that differ from its defaults.
+    :raises SettingError: a field has an unknown name or a wrong value.
+    """
+    return WithCrfRnn(
+        network(classes=classes, **arguments),
+        classes,
+        color_scale=color_scale,
+        settings=CrfRnnSettings.from_mapping(settings or {}, 'settings of the CRF-RNN'),
+    )
 
 
 def from_added_compatibility(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

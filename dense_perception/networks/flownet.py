@@ -36,31 +36,34 @@ class Refinement(nn.Module):
     enlarged coarser flow are joined, and a flow is predicted from them.
     """
 
-    def __init__(self, skips: Sequence[int], top: int, widths: Sequence[int]) -> None:
+    def __init__(
+        self, skips: Sequence[int], top: int, widths: Sequence[int], *, biases: bool = False
+    ) -> None:
         """
         Build the decoder.
 
         :param skips: channels of the encoder's features at levels 5, 4, 3, 2.
         :param top: channels of its features at level 6.
         :param widths: channels of the enlarged features at levels 5, 4, 3, 2.
+        :param biases: give every layer a bias, as the released Caffe models do.
         """
         super().__init__()
         channels = top
         for level, skip, width in zip(LEVELS[1:], skips, widths, strict=True):
-            self.add_module(f'predict_flow{level + 1}', _predict_flow(channels))
+            self.add_module(f'predict_flow{level + 1}', _predict_flow(channels, biases))
             self.add_module(
                 f'upsampled_flow{level + 1}_to_{level}',
-                nn.ConvTranspose2d(2, 2, 4, 2, 1, bias=False),
+                nn.ConvTranspose2d(2, 2, 4, 2, 1, bias=biases),
             )
             self.add_module(
                 f'deconv{level}',
                 nn.Sequential(
-                    nn.ConvTranspose2d(channels, width, 4, 2, 1, bias=False),
+                    nn.ConvTranspose2d(channels, width, 4, 2, 1, bias=biases),
                     nn.LeakyReLU(_SLOPE, inplace=True),
                 ),
             )
             channels = skip + width + 2
-        self.predict_flow2 = _predict_flow(channels)
+        self.predict_flow2 = _predict_flow(channels, biases)
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """
@@ -80,8 +83,8 @@ class Refinement(nn.Module):
         return [*flows, self.predict_flow2(values)]
 
 
-def _predict_flow(channels: int) -> nn.Conv2d:
-    return nn.Conv2d(channels, 2, 3, 1, 1, bias=False)
+def _predict_flow(channels: int, bias: bool) -> nn.Conv2d:
+    return nn.Conv2d(channels, 2, 3, 1, 1, bias=bias)
 
 
 class FlowNet(nn.Module, ABC):
@@ -92,7 +95,7 @@ class FlowNet(nn.Module, ABC):
     at a quarter of the size, (N, 2, H / 4, W / 4), x then y.
     """
 
-    def __init__(self, width: float, batch_norm: bool, level3: int) -> None:
+    def __init__(self, width: float, batch_norm: bool, biases: bool, level3: int) -> None:
         super().__init__()
         self.batch_norm = batch_norm
         c256, c512, c1024 = (round(width * channels) for channels in (256, 512, 1024))
@@ -105,7 +108,7 @@ class FlowNet(nn.Module, ABC):
         self.conv6_1 = _convolution(c1024, c1024, 3, 1, batch_norm)
         skips = (c512, c512, c256, round(width * 128))
         widths = [round(width * channels) for channels in (512, 256, 128, 64)]
-        self.refinement = Refinement(skips, c1024, widths)
+        self.refinement = Refinement(skips, c1024, widths, biases=biases)
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         """Return flow / 20 at a quarter of the images' size."""
@@ -135,15 +138,18 @@ class FlowNet(nn.Module, ABC):
 class FlowNetSimple(FlowNet):
     """Both images are stacked and convolved together; section 3, figure 2 above."""
 
-    def __init__(self, *, width: float = 1.0, batch_norm: bool = False) -> None:
+    def __init__(
+        self, *, width: float = 1.0, batch_norm: bool = False, biases: bool = False
+    ) -> None:
         """
         Build the network.
 
         :param width: share of the published channels.
         :param batch_norm: normalise after every convolution of the encoder.
+        :param biases: give the decoder's layers biases, as the released Caffe models do.
         """
         c64, c128, c256 = (round(width * channels) for channels in (64, 128, 256))
-        super().__init__(width, batch_norm, level3=c256)
+        super().__init__(width, batch_norm, biases, level3=c256)
         self.conv1 = _convolution(6, c64, 7, 2, batch_norm)
         self.conv2 = _convolution(c64, c128, 5, 2, batch_norm)
         self.conv3 = _convolution(c128, c256, 5, 2, batch_norm)
@@ -158,15 +164,18 @@ class FlowNetSimple(FlowNet):
 class FlowNetCorr(FlowNet):
     """Each image is convolved alone, then the two are correlated; section 3, figure 2 below."""
 
-    def __init__(self, *, width: float = 1.0, batch_norm: bool = False) -> None:
+    def __init__(
+        self, *, width: float = 1.0, batch_norm: bool = False, biases: bool = False
+    ) -> None:
         """
         Build the network.
 
         :param width: share of the published channels; the 441 displacements stay.
         :param batch_norm: normalise after every convolution of the encoder.
+        :param biases: give the decoder's layers biases, as the released Caffe models do.
         """
         c32, c64, c128, c256 = (round(width * channels) for channels in (32, 64, 128, 256))
-        super().__init__(width, batch_norm, level3=c32 + DISPLACEMENTS)
+        super().__init__(width, batch_norm, biases, level3=c32 + DISPLACEMENTS)
         self.conv1 = _convolution(3, c64, 7, 2, batch_norm)
         self.conv2 = _convolution(c64, c128, 5, 2, batch_norm)
         self.conv3 = _convolution(c128, c256, 5, 2, batch_norm)

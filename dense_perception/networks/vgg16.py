@@ -112,6 +112,22 @@ class Vgg16(Vgg16Trunk):
         return self.fc8(self.activations(image, ('fc7',))['fc7'])
 
 
+class Vgg16Convolutions(Vgg16Trunk):
+    """
+    The convolutions alone, for weights without a classifier; gives what pool5 does.
+
+    Simonyan and Zisserman (2015).
+    """
+
+    def __init__(self, width: str = 'full') -> None:
+        super().__init__(width)
+        del self.fc6, self.fc7
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return features of (N, 3, H, W) images at stride 32."""
+        return self.activations(image, ('pool5',))['pool5']
+
+
 @dataclass(frozen=True)
 class TorchvisionWeights:
     """What one of torchvision's weight files for VGG-16 expects and holds."""

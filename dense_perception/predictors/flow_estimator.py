@@ -4,16 +4,18 @@ from pathlib import Path
 
 from dense_perception.arrays import Flow, Image
 from dense_perception.errors import InputError, WeightsError
+from dense_perception.networks import FLOW_NETWORKS
 from dense_perception.networks.flownet import FLOW_SCALE, STRIDE
 from dense_perception.predictors.device import choose_placement, Placement
+from dense_perception.predictors.flow_refinement import check_flow_refinement, refine_flow
 from dense_perception.predictors.tensors import (
+    check_image,
     images_to_tensor,
     preprocess,
     resize,
     tensor_to_flow,
 )
 from dense_perception.weights.checkpoint import Card, load_weights
-import numpy as np
 import torch
 from torch import nn
 import torch.nn.functional as F
@@ -23,7 +25,13 @@ class FlowEstimator:
     """Flow network with its device, precision and preprocessing."""
 
     def __init__(
-        self, network: nn.Module, card: Card, placement: Placement, *, width: int = 0
+        self,
+        network: nn.Module,
+        card: Card,
+        placement: Placement,
+        *,
+        width: int = 0,
+        refinement: str = 'none',
     ) -> None:
         """
         Take a network into use.
@@ -33,24 +41,35 @@ class FlowEstimator:
         :param placement: where it runs.
         :param width: image columns at the network's input, rounded up to a multiple of 64; 0 for
             the image's own.
+        :param refinement: none, or variational: flow of all pixels is refined on the CPU.
+        :raises SettingError: there is no such refinement.
         """
+        check_flow_refinement(refinement)
         self.card, self.placement, self.width = card, placement, width
+        self.refinement = refinement
         self.network = placement.place(network)
 
     @classmethod
     def from_file(
-        cls, path: Path, *, device: str = 'auto', precision: str = 'auto', width: int = 0
+        cls,
+        path: Path,
+        *,
+        device: str = 'auto',
+        precision: str = 'auto',
+        width: int = 0,
+        refinement: str = 'none',
     ) -> 'FlowEstimator':
         """
         Load a weights file.
 
         :raises WeightsError: the file is damaged, or holds no flow network.
-        :raises SettingError: device or precision is not to be had.
+        :raises SettingError: device, precision or refinement is not to be had.
         """
         network, card = load_weights(path)
-        if card.label_set:
+        if card.network not in FLOW_NETWORKS:
             raise WeightsError(f'{path}: {card.network} is no flow network')
-        return cls(network, card, choose_placement(device, precision), width=width)
+        placement = choose_placement(device, precision)
+        return cls(network, card, placement, width=width, refinement=refinement)
 
     @torch.inference_mode()
     def estimate(self, first: Image, second: Image) -> Flow:
@@ -63,10 +82,7 @@ class FlowEstimator:
         :raises InputError: an image has another form, or the two differ in size.
         """
         for image in (first, second):
-            if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
-                raise InputError(
-                    f'image is {image.shape} {image.dtype}; (H, W, 3) uint8 is needed'
-                )
+            check_image(image)
         if first.shape != second.shape:
             raise InputError(f'images are {first.shape} and {second.shape}; sizes must match')
         height, width = first.shape[:2]
@@ -78,7 +94,10 @@ class FlowEstimator:
         flow = F.interpolate(flow, (height, width), mode='bilinear', align_corners=False)
         # The network saw resized images; its pixels are not the source's.
         change = flow.new_tensor([width / columns, height / rows])[:, None, None]
-        return tensor_to_flow(flow[0] * change)
+        estimate = tensor_to_flow(flow[0] * change)
+        if self.refinement == 'variational':
+            estimate = refine_flow(first, second, estimate)
+        return estimate
 
     def _input_size(self, height: int, width: int) -> tuple[int, int]:
         columns = self.width or width

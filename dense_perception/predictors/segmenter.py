@@ -4,16 +4,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dense_perception.arrays import Confidence, Image, Labels
-from dense_perception.errors import InputError, WeightsError
+from dense_perception.errors import SettingError, WeightsError
 from dense_perception.networks.frontend import STRIDE
-from dense_perception.networks.layers import zoom
 from dense_perception.predictors.device import choose_placement, Placement
-from dense_perception.predictors.tensors import images_to_tensor, preprocess, resize
+from dense_perception.predictors.labelling import (
+    enlarge,
+    Enlargement,
+    label_pixels,
+    label_scores,
+)
+from dense_perception.predictors.refinement import choose_refinement
+from dense_perception.predictors.tensors import check_image, images_to_tensor, preprocess, resize
+from dense_perception.predictors.tiling import Tiled
 from dense_perception.weights.checkpoint import Card, load_weights
 import numpy as np
 import torch
 from torch import nn, Tensor
-import torch.nn.functional as F
 
 
 @dataclass(frozen=True)
@@ -29,11 +35,17 @@ class Segmenter:
     Segmentation network with its device, precision and preprocessing.
 
     One score stands for `stride` x `stride` pixels; labels are the best of the scores interpolated
-    to the image's size, in the convention that the weights' card names.
+    to the image's size, in the convention that the weights' card names, and refined there.
     """
 
     def __init__(
-        self, network: nn.Module, card: Card, placement: Placement, *, width: int = 0
+        self,
+        network: nn.Module,
+        card: Card,
+        placement: Placement,
+        *,
+        width: int = 0,
+        refinement: str = 'none',
     ) -> None:
         """
         Take a network into use.
@@ -42,27 +54,41 @@ class Segmenter:
         :param card: its preprocessing and label set.
         :param placement: where it runs.
         :param width: image columns at the network's input; 0 for the image's own.
+        :param refinement: none, dense_crf or crf_rnn; what refines the scores of all pixels.
+        :raises SettingError: there is no such refinement, or the network has it already.
         """
+        if card.network == refinement:
+            raise SettingError(f'{card.network} ends with that stage itself; set refinement: none')
         self.card, self.placement, self.width = card, placement, width
         self.label_set = card.labels()
+        self.refine = choose_refinement(refinement, len(self.label_set), placement.device)
+        if card.tile is not None:
+            network = Tiled(network, card.tile, enlarge=card.upsampling == 'half_pixel')
         self.network = placement.place(network)
         self.margin = int(getattr(network, 'margin', 0))  # reflected pixels that it needs
         self.stride = int(getattr(network, 'stride', STRIDE))
 
     @classmethod
     def from_file(
-        cls, path: Path, *, device: str = 'auto', precision: str = 'auto', width: int = 0
+        cls,
+        path: Path,
+        *,
+        device: str = 'auto',
+        precision: str = 'auto',
+        width: int = 0,
+        refinement: str = 'none',
     ) -> 'Segmenter':
         """
         Load a weights file.
 
         :raises WeightsError: the file is damaged, or holds no segmentation network.
-        :raises SettingError: device or precision is not to be had.
+        :raises SettingError: device, precision or refinement is not to be had.
         """
         network, card = load_weights(path)
         if not card.label_set:
             raise WeightsError(f'{path}: {card.network} is no segmentation network')
-        return cls(network, card, choose_placement(device, precision), width=width)
+        placement = choose_placement(device, precision)
+        return cls(network, card, placement, width=width, refinement=refinement)
 
     @torch.inference_mode()
     def segment(self, image: Image, *, confidence: bool = False) -> Segmentation:
@@ -73,16 +99,14 @@ class Segmenter:
         :param confidence: whether to give the probability of each label too.
         :raises InputError: the image has another form.
         """
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
-            raise InputError(f'image is {image.shape} {image.dtype}; (H, W, 3) uint8 is needed')
-        height, width = image.shape[:2]
-        scores = self._enlarge(self.scores(image), height, width)
-        best, labels = scores.max(1)
-        certain = None
-        if confidence:
-            share = (best - torch.logsumexp(scores, 1)).exp()[0]  # softmax of the best class
-            certain = (share * 255).round().to(torch.uint8).cpu().numpy()
-        return Segmentation(labels[0].to(torch.uint8).cpu().numpy(), certain)
+        check_image(image)
+        scores = self.scores(image)
+        place = self._enlargement(scores, image)
+        if self.refine is None:
+            return Segmentation(*label_pixels(scores, place, confidence=confidence))
+        colors = images_to_tensor([image]).to(scores.device)
+        refined = self.refine(enlarge(scores, place), colors)
+        return Segmentation(*label_scores(refined, confidence=confidence))
 
     @torch.inference_mode()
     def scores(self, image: Image) -> Tensor:
@@ -98,21 +122,20 @@ class Segmenter:
         scores: Tensor = self.network(values.contiguous(memory_format=torch.channels_last))
         return scores.float()
 
-    def _enlarge(self, scores: Tensor, height: int, width: int) -> Tensor:
-        """Interpolate scores to the image's pixels, without the part beyond its border."""
+    def _enlargement(self, scores: Tensor, image: Image) -> Enlargement:
+        """Return how the scores of an image become its pixels."""
+        height, width = image.shape[:2]
         input_width = self.width or width
         input_height = max(1, round(height * input_width / width))
         rows, columns = scores.shape[2] * self.stride, scores.shape[3] * self.stride
-        if self.card.upsampling == 'zoom':
-            # The logarithm makes them scores again: softmax gives back the probabilities.
-            scores = zoom(scores.softmax(1), self.stride).clamp_min(1e-12).log()
-        enlarged = F.interpolate(
-            scores.contiguous(memory_format=torch.channels_last),
-            (round(rows * height / input_height), round(columns * width / input_width)),
-            mode='bilinear',
-            align_corners=False,
+        return Enlargement(
+            round(rows * height / input_height),
+            round(columns * width / input_width),
+            height,
+            width,
+            self.card.upsampling,
+            self.stride,
         )
-        return enlarged[:, :, :height, :width]
 
 
 def _reflect(values: Tensor, margin: int) -> Tensor:

@@ -3,11 +3,22 @@
 from collections.abc import Sequence
 
 from dense_perception.arrays import Flow, Image
+from dense_perception.errors import InputError
 from dense_perception.weights.checkpoint import Preprocessing
 import numpy as np
 import torch
 from torch import Tensor
 import torch.nn.functional as F
+
+
+def check_image(image: Image) -> None:
+    """
+    Refuse an array that is no RGB image.
+
+    :raises InputError: it is not (H, W, 3) uint8, or has no pixels.
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+        raise InputError(f'image is {image.shape} {image.dtype}; (H, W, 3) uint8 is needed')
 
 
 def images_to_tensor(images: Sequence[Image]) -> Tensor:
@@ -27,8 +38,7 @@ def preprocess(images: Tensor, preprocessing: Preprocessing) -> Tensor:
     values = images.float()
     if preprocessing.order == 'bgr':
         values = values.flip(1)
-    mean = torch.tensor(preprocessing.mean, device=values.device)[:, None, None]
-    return (values - mean) / preprocessing.scale
+    return (values - preprocessing.mean_of(values)) / preprocessing.scale
 
 
 def resize(images: Tensor, height: int, width: int) -> Tensor:

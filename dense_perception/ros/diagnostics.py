@@ -133,7 +133,7 @@ class StreamSummary:
             'flow restarts': str(self.flow_restarts),
             'last error': self.last_error,
         }
-        for network in ('segmentation', 'flow'):
+        for network in ('segmentation', 'flow', 'proposal'):
             rows[f'{network} runs'] = str(self.runs.get(network, 0))
             rows[f'{network} time p50 (ms)'] = f'{self.run_times_ms.get(network, math.nan):.1f}'
         return [KeyValue(key=key, value=value) for key, value in rows.items()]

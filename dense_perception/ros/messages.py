@@ -9,13 +9,12 @@ import cv2
 from dense_perception.arrays import Flow, Image, Labels
 from dense_perception.errors import InputError
 from dense_perception.labels import LabelSet, UNLABELLED
+from dense_perception.predictors.compression import decode_picture, MAX_PIXELS
 import numpy as np
 from numpy.typing import NDArray
 from sensor_msgs.msg import CameraInfo, CompressedImage, RegionOfInterest
 from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
-
-MAX_PIXELS = 1 << 26  # 8192 x 8192; a message that claims more is refused before allocation
 
 Bytes = NDArray[np.uint8]
 
@@ -73,7 +72,13 @@ _OUTPUTS = {'mono8': ('uint8', 1), 'rgb8': ('uint8', 3), '32FC2': ('float32', 2)
 
 
 def to_array(message: ImageMessage | CompressedImage) -> Image:
-    """Convert either kind of image message to RGB; see the function of each kind."""
+    """
+    Convert either kind of image message to RGB; see the function of each kind.
+
+    :raises InputError: as they do; or the stamp is before 0, which no clock of ROS 2 knows.
+    """
+    if message.header.stamp.sec < 0:
+        raise InputError(f'image stamp is {message.header.stamp.sec} s; it must be 0 or later')
     if isinstance(message, CompressedImage):
         return compressed_to_array(message)
     return image_to_array(message)
@@ -107,29 +112,18 @@ def image_to_array(message: ImageMessage) -> Image:
 
 def compressed_to_array(message: CompressedImage) -> Image:
     """
-    Decode a JPEG or PNG message to RGB, on the grid of the file.
+    Decode a JPEG, PNG or WebP message to RGB, on the grid of the file.
 
     The size is read from the file's own header and bounded before anything is decoded; a file
     that was cut short is refused.
 
     :returns: (H, W, 3) uint8 RGB, contiguous.
-    :raises InputError: neither JPEG nor PNG, too large, cut short or damaged.
+    :raises InputError: neither JPEG nor PNG nor WebP, too large, cut short or damaged.
     """
-    data = bytes(message.data)
-    form = message.format[:60]
-    size = _compressed_size(data, form)
-    _check_size(size.width, size.height, f'compressed image {form!r}')
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     try:
-        picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error as error:
-        raise InputError(f'compressed image cannot be decoded: {error.err}') from error
-    if picture is None:
-        raise InputError(
-            f'compressed image {form!r} of {size.width} x {size.height} and {len(data)} bytes '
-            'is damaged and cannot be decoded'
-        )
-    return _uint8(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB))
+        return decode_picture(bytes(message.data))
+    except InputError as error:
+        raise InputError(f'compressed image {message.format[:60]!r}: {error}') from error
 
 
 def message_to_labels(message: ImageMessage) -> Labels:
@@ -354,43 +348,3 @@ def _check_camera(info: CameraInfo) -> None:
             f'camera info has focal lengths {info.k[0]} and {info.k[4]}; '
             'both must be over 0, is the camera calibrated?'
         )
-
-
-@dataclass(frozen=True)
-class _Size:
-    width: int
-    height: int
-    offset: int  # bytes, where the file's header gives it
-
-
-def _compressed_size(data: bytes, form: str) -> _Size:
-    """Read width and height from a PNG or JPEG header, and check that the file has its end."""
-    size: _Size | None
-    if data.startswith(b'\x89PNG\r\n\x1a\n') and len(data) >= 24:
-        end, size = b'IEND', _png_size(data)
-    elif data.startswith(b'\xff\xd8'):
-        end, size = b'\xff\xd9', _jpeg_size(data)
-    else:
-        raise InputError(f'compressed image {form!r} of {len(data)} bytes is neither JPEG nor PNG')
-    if size is None or data.rfind(end) < size.offset:
-        raise InputError(f'compressed image {form!r} of {len(data)} bytes is cut short or damaged')
-    return size
-
-
-def _png_size(data: bytes) -> _Size:
-    return _Size(int.from_bytes(data[16:20], 'big'), int.from_bytes(data[20:24], 'big'), 16)
-
-
-def _jpeg_size(data: bytes) -> _Size | None:
-    """Walk the segments up to the start of frame, ITU-T T.81 section B.2.2."""
-    place = 2
-    while place + 9 <= len(data) and data[place] == 0xFF:
-        marker = data[place + 1]
-        if marker == 0xFF:  # fill byte
-            place += 1
-        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height = int.from_bytes(data[place + 5 : place + 7], 'big')
-            return _Size(int.from_bytes(data[place + 7 : place + 9], 'big'), height, place)
-        else:
-            place += 2 + int.from_bytes(data[place + 2 : place + 4], 'big')
-    return None

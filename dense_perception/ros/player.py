@@ -50,6 +50,7 @@ class PlayerSettings(Settings):
     """How a bag is played."""
 
     bag: str = setting('', 'folder of the bag, or one .db3 or .mcap file')
+    topics: str = setting('', 'names of topics to play, with commas between; empty: all')
     rate: float = setting(1.0, 'speed; 1 is that of the recording', low=0.01, high=100.0)
     loop: bool = setting(False, 'start again at the end')
     start_delay_s: float = setting(
@@ -109,7 +110,9 @@ class Player(Node):
         """
         if not self.settings.bag:
             raise InputError('parameter bag is empty; it must be the path of a bag')
-        with Bag(Path(self.settings.bag).expanduser()) as bag:
+        with Bag(Path(self.settings.bag).expanduser(), mend=True) as bag:
+            for damage in bag.damage:
+                self.get_logger().warning(damage)
             channels = self._channels(bag)
             self._wait_for_subscribers(channels)
             self._stop.wait(self.settings.start_delay_s)
@@ -144,7 +147,14 @@ class Player(Node):
     def _channels(self, bag: Bag) -> dict[str, Channel]:
         """Make a publisher for every topic whose message type is installed."""
         channels = {}
+        chosen = [name.strip() for name in self.settings.topics.split(',') if name.strip()]
+        if missing := sorted(set(chosen) - set(bag.topics)):
+            raise InputError(
+                f'{bag.path}: no topic {", ".join(missing)}; it has {", ".join(bag.topics)}'
+            )
         for name, topic in bag.topics.items():
+            if chosen and name not in chosen:
+                continue
             try:
                 kind = message_class(topic.type_name)
             except InputError as error:

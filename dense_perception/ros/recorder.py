@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 import time
 
-from dense_perception.arrays import Flow, Labels
+from dense_perception.arrays import Confidence, Flow, Labels
+from dense_perception.errors import InputError
 from dense_perception.ros.messages import message_to_flow, message_to_labels
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 import numpy as np
@@ -35,10 +36,27 @@ class Recording:
     offset_ns: int = 0  # what the player added to the stamps of the bag
     diagnostics: dict[str, str] = field(default_factory=dict)  # the newest of the node
 
+    def save(self, name: str, pixels: Labels | Confidence | Flow) -> None:
+        """
+        Write a received image.
+
+        :raises InputError: it cannot be written; the disk is full, for example.
+        """
+        path = self.folder / f'{name}.npy'
+        try:
+            np.save(path, pixels)
+        except OSError as error:
+            raise InputError(f'{path}: cannot be written: {error.strerror or error}') from error
+
     def labels(self, stamp_ns: int) -> Labels:
         """Read a received label image."""
         labels: Labels = np.load(self.folder / f'labels_{stamp_ns}.npy')
         return labels
+
+    def confidence(self, stamp_ns: int) -> Confidence:
+        """Read a received confidence image."""
+        confidence: Confidence = np.load(self.folder / f'confidence_{stamp_ns}.npy')
+        return confidence
 
     def flow(self, stamp_ns: int) -> Flow:
         """Read a received flow image."""
@@ -93,13 +111,13 @@ class Recorder(Node):
         stamp_ns = Time.from_msg(message.header.stamp).nanoseconds
         self.recording.latency_ms.append((now_ns - stamp_ns) / 1e6)
         self.recording.labels_ns.append(stamp_ns)
-        np.save(self.recording.folder / f'labels_{stamp_ns}.npy', message_to_labels(message))
+        self.recording.save(f'labels_{stamp_ns}', message_to_labels(message))
         self.last_arrival = time.monotonic()
 
     def _on_flow(self, message: Image) -> None:
         stamp_ns = Time.from_msg(message.header.stamp).nanoseconds
         self.recording.flow_ns.append(stamp_ns)
-        np.save(self.recording.folder / f'flow_{stamp_ns}.npy', message_to_flow(message))
+        self.recording.save(f'flow_{stamp_ns}', message_to_flow(message))
 
     def _on_flow_reference(self, message: TimeReference) -> None:
         stamp_ns = Time.from_msg(message.header.stamp).nanoseconds

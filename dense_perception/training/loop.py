@@ -1,26 +1,35 @@
 """One training loop for every network: resumable, with averaged weights and a log."""
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 import copy
-import csv
 from dataclasses import dataclass
 import math
 from pathlib import Path
 from pickle import UnpicklingError
-import time
 from typing import Any
 
-from dense_perception.errors import DensePerceptionError, WeightsError
-from dense_perception.settings import setting, Settings
+from dense_perception.errors import DensePerceptionError, SettingError, WeightsError
+from dense_perception.predictors.device import choose_placement
+from dense_perception.training.loader import Loader
+from dense_perception.training.processes import ALONE, Processes
+from dense_perception.training.progress import Progress
+from dense_perception.training.schedule import (
+    learning_rate_at,
+    LoopSettings,
+    make_optimizer,
+    set_learning_rate,
+)
 import numpy as np
 import torch
 from torch import nn, Tensor
-from tqdm import tqdm
 
 LAST = 'last.pt'  # name of the checkpoint in the run's folder
+BEST = 'best.safetensors'  # name of the best weights there
 # What torch raises for a checkpoint that is damaged or of another network.
 _DAMAGE = (OSError, RuntimeError, LookupError, EOFError, ValueError, TypeError, UnpicklingError)
+# What the messages of a RuntimeError hold where memory was lacking.
+_NO_MEMORY = ('DefaultCPUAllocator', 'out of memory', 'ALLOC_FAILED')
+_AUTOCAST = {'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
 
 class TrainingError(DensePerceptionError):
@@ -28,67 +37,86 @@ class TrainingError(DensePerceptionError):
 
 
 @dataclass(frozen=True)
-class LoopSettings(Settings):
-    """How long, how fast and how precisely a network is trained."""
-
-    steps: int = setting(10000, 'optimiser steps', low=1, high=10_000_000)
-    batch: int = setting(8, 'samples a step', low=1, high=4096)
-    learning_rate: float = setting(1e-3, 'highest learning rate', low=0.0, high=10.0)
-    warmup_steps: int = setting(200, 'steps of linear rise', low=0, high=1_000_000)
-    weight_decay: float = setting(1e-2, 'decoupled weight decay', low=0.0, high=1.0)
-    clip: float = setting(1.0, 'largest norm of the gradient', low=0.0, high=1e6)
-    average: float = setting(0.999, 'decay of the averaged weights', low=0.0, high=0.999999)
-    seed: int = setting(0, 'seed of every random choice', low=0, high=2**31 - 1)
-    precision: str = setting('bfloat16', 'autocast type', choices=('float32', 'bfloat16'))
-    device: str = setting('cpu', 'where to train, as torch names it')
-    checkpoint_every: int = setting(500, 'steps between checkpoints', low=1, high=10_000_000)
-    evaluate_every: int = setting(2000, 'steps between evaluations', low=1, high=10_000_000)
-
-
-def learning_rate_at(step: int, settings: LoopSettings) -> float:
-    """Return the rate of a step: linear rise, then half a cosine down to zero."""
-    if step < settings.warmup_steps:
-        return settings.learning_rate * (step + 1) / settings.warmup_steps
-    span = max(1, settings.steps - settings.warmup_steps)
-    progress = (step - settings.warmup_steps) / span
-    return settings.learning_rate * (1 + math.cos(math.pi * progress)) / 2
-
-
-@dataclass(frozen=True)
 class Task:
-    """What is trained: samples, loss, and how well the result does."""
+    """
+    What is trained: samples, loss, and how well the result does.
 
-    batch: Callable[[np.random.Generator, int], Any]  # random source, size -> batch of tensors
-    loss: Callable[[nn.Module, Any], Tensor]
+    A batch may be made and computed in parts, one after the other or by several processes. Then
+    `batch` is called with the places of the part's samples within the batch, and returns the same
+    samples at those places whatever the parts are; `generators` helps.
+    """
+
+    # (random source, size) or (random source, size, places) -> tensors
+    batch: Callable[..., Any]
+    # (network, part) -> mean over the part's samples. Where there is a `normalizer`, (network,
+    # part, normalizer of the whole batch) -> what the part adds to the loss of the whole.
+    loss: Callable[..., Tensor]
     evaluate: Callable[[nn.Module], dict[str, float]]
+    # part -> vector of what the loss divides by, such as labelled pixels; the loop adds it up
+    normalizer: Callable[[Any], Tensor] | None = None
+    best: str = ''  # the score by which the best weights are kept
+    lowest_is_best: bool = False
+    # (path, averaged network, scores): write weights that a predictor loads
+    save: Callable[[Path, nn.Module, Mapping[str, float]], None] | None = None
+    unreadable: Callable[[], int] = lambda: 0  # samples that could not be read so far
+
+
+def generators(random: np.random.Generator, size: int) -> list[np.random.Generator]:
+    """Return a random source for each sample of a batch, whoever draws it."""
+    return random.spawn(size)
 
 
 class TrainingLoop:
     """
     Train a network step by step.
 
-    Batch n comes from a generator seeded with (seed, n), and so do the network's own random
-    choices, so a run that was stopped and resumed ends with the numbers of an unbroken one.
+    Batch n comes from a generator seeded with (seed, n), and the network's own random choices in
+    part k of it from (seed, n, k), so a run that was stopped and resumed ends with the numbers of
+    an unbroken one, and parts computed by several processes give those of parts computed in turn.
+
+    Batch normalisation alone depends on how a batch is divided: each part is normalised by its own
+    mean and variance, and the running averages of several processes are averaged.
     """
 
-    def __init__(self, network: nn.Module, task: Task, settings: LoopSettings, folder: Path):
+    def __init__(
+        self,
+        network: nn.Module,
+        task: Task,
+        settings: LoopSettings,
+        folder: Path,
+        processes: Processes = ALONE,
+    ) -> None:
+        """
+        Prepare the first step.
+
+        :param network: is trained in place; parameters that want no gradient stay as they are.
+        :param folder: of checkpoints, log and curves.
+        :param processes: those that train together.
+        :raises SettingError: no such device, fewer samples than parts, or nothing to train.
+        """
         self.settings, self.task, self.folder = settings, task, folder
-        self.device = torch.device(settings.device)
+        self.processes = processes
+        self._parts = processes.count * settings.accumulate
+        if settings.batch < self._parts:
+            raise SettingError(
+                f'batch is {settings.batch}; {processes.count} processes that accumulate '
+                f'{settings.accumulate} parts each need at least {self._parts}'
+            )
+        self.device = processes.place(choose_placement(settings.device, 'float32').device)
         self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        processes.take_first(self.network)
         self.averaged = copy.deepcopy(self.network).requires_grad_(False)
-        decayed = [value for value in network.parameters() if value.ndim > 1]
-        plain = [value for value in network.parameters() if value.ndim <= 1]
-        groups: list[dict[str, Any]] = [
-            {'params': decayed},
-            {'params': plain, 'weight_decay': 0.0},
-        ]
-        self.optimizer = torch.optim.AdamW(
-            groups,
-            lr=settings.learning_rate,
-            weight_decay=settings.weight_decay,
+        self.optimizer = make_optimizer(self.network, settings)
+        self._trained = [value for value in network.parameters() if value.requires_grad]
+        self._scaler = torch.amp.GradScaler(
+            self.device.type, enabled=settings.precision == 'float16'
         )
         self.step = 0
-        folder.mkdir(parents=True, exist_ok=True)
+        self._loss = math.nan  # running mean
+        self._seconds = 0.0  # of earlier runs
+        self._best = math.nan  # score of the best weights
+        if processes.first:
+            folder.mkdir(parents=True, exist_ok=True)
 
     def resume(self) -> bool:
         """
@@ -97,83 +125,198 @@ class TrainingLoop:
         :raises WeightsError: the checkpoint is damaged or of another network.
         """
         path = self.folder / LAST
-        if not path.exists():
+        exists = self.processes.of_first(path.exists())
+        if not exists:
             return False
+        groups = [
+            {name: value for name, value in group.items() if name != 'params'}
+            for group in self.optimizer.param_groups
+        ]
         try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
+            state: Any = None
+            if self.processes.first:
+                state = torch.load(path, map_location='cpu', weights_only=True)
+            state = self.processes.of_first(state)
             self.network.load_state_dict(state['network'])
             self.averaged.load_state_dict(state['averaged'])
             self.optimizer.load_state_dict(state['optimizer'])
+            self._scaler.load_state_dict(state.get('scaler', {}) or self._scaler.state_dict())
             self.step = state['step']
+            self._loss = float(state.get('loss', math.nan))
+            self._seconds = float(state.get('seconds', 0.0))
+            self._best = float(state.get('best', math.nan))
         except _DAMAGE as error:
             raise WeightsError(f'{path}: cannot be resumed from: {error}') from error
+        for group, ours in zip(self.optimizer.param_groups, groups, strict=True):
+            group.update(ours)  # the settings may have changed since
         return True
 
     def save(self) -> None:
-        """Write the checkpoint from which `resume` goes on."""
+        """
+        Write the checkpoint from which `resume` goes on.
+
+        :raises TrainingError: it cannot be written; the one before is kept.
+        """
+        if not self.processes.first:
+            return
+        path = self.folder / LAST
         partial = self.folder / f'{LAST}.partial'
         state = {
             'network': self.network.state_dict(),
             'averaged': self.averaged.state_dict(),
             'optimizer': self.optimizer.state_dict(),
+            'scaler': self._scaler.state_dict(),
             'step': self.step,
+            'loss': self._loss,
+            'seconds': self._seconds,
+            'best': self._best,
         }
-        torch.save(state, partial)
-        partial.replace(self.folder / LAST)
+        try:
+            torch.save(state, partial)
+            partial.replace(path)
+        except (OSError, RuntimeError) as error:
+            raise TrainingError(f'{path}: cannot be written: {error}') from error
 
     def run(self, stop_at: int | None = None) -> None:
         """
         Train to the last step, or to `stop_at`, from where the loop stands.
 
-        :raises TrainingError: loss or gradient is not a number; the last checkpoint is kept.
+        :raises TrainingError: loss or gradient is not a number, or memory is lacking; the last
+            checkpoint is kept.
         """
-        end = min(self.settings.steps, stop_at or self.settings.steps)
-        bar = tqdm(total=self.settings.steps, initial=self.step, unit='step', mininterval=30)
-        recent, started = math.nan, time.monotonic()
-        with bar:
-            for batch in self._batches(end):
-                loss = self._advance(batch)
-                recent = loss if math.isnan(recent) else 0.98 * recent + 0.02 * loss
-                bar.update()
-                bar.set_postfix(loss=f'{recent:.4f}', refresh=False)
-                if self.step % self.settings.checkpoint_every == 0 or self.step == end:
-                    self.save()
-                if self.step % self.settings.evaluate_every == 0 or self.step == end:
-                    scores = self.task.evaluate(self.averaged.eval())
-                    elapsed = round(time.monotonic() - started)
-                    self._log({'step': self.step, 'loss': recent, 'seconds': elapsed, **scores})
-                    bar.write(f'step {self.step}: loss {recent:.4f}, {scores}')
-
-    def _advance(self, batch: Any) -> float:
-        """Take one optimiser step and return its loss."""
         settings = self.settings
-        torch.manual_seed(settings.seed * 1_000_003 + self.step)
-        for group in self.optimizer.param_groups:
-            group['lr'] = learning_rate_at(self.step, settings)
-        self.network.train()
-        with torch.autocast(
-            self.device.type, torch.bfloat16, enabled=settings.precision == 'bfloat16'
-        ):
-            loss = self.task.loss(self.network, batch)
-        value = loss.item()
-        self._check_finite('loss', value)
+        end = min(settings.steps, stop_at or settings.steps)
+        loader = Loader(self._make_parts, settings.loaders)
+        place = (self.folder, self.step, settings.steps) if self.processes.first else None
+        with Progress(place, self._seconds, loader) as progress:
+            for parts in loader.batches(self.step, end):
+                measured = self._advance(parts)
+                progress.stepped(self.step, self._loss)
+                if self.step % settings.log_every == 0:
+                    progress.curve(self.step, measured)
+                evaluated = self.step % settings.evaluate_every == 0 or self.step == end
+                if evaluated and self.processes.first:
+                    values = {
+                        'loss': self._loss,
+                        'learning_rate': measured['learning_rate'],
+                        'unreadable': self.task.unreadable(),
+                        **progress.speed(self.step),
+                    }
+                    scores = self.task.evaluate(self.averaged.eval())
+                    self._keep_best(scores)
+                    progress.scored(self.step, values, scores)
+                if self.step % settings.checkpoint_every == 0 or self.step == end:
+                    self._seconds = progress.seconds
+                    self.save()
+
+    def _make_parts(self, step: int) -> list[Any]:
+        """Make those parts of a step's batch that this process computes."""
+        size = self.settings.batch
+
+        def random() -> np.random.Generator:
+            return np.random.default_rng((self.settings.seed, step))
+
+        if self._parts == 1:
+            return [self.task.batch(random(), size)]
+        return [
+            self.task.batch(random(), size, range(part, size, self._parts))
+            for part in self._own_parts()
+        ]
+
+    def _own_parts(self) -> range:
+        first = self.processes.rank * self.settings.accumulate
+        return range(first, first + self.settings.accumulate)
+
+    def _advance(self, parts: Sequence[Any]) -> dict[str, float]:
+        """Take one optimiser step; return its loss, norm of the gradient and learning rate."""
+        rate = learning_rate_at(self.step, self.settings)
+        set_learning_rate(self.optimizer, rate)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        length = nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
-        self._check_finite('gradient', length.item())
-        self.optimizer.step()
+        _train(self.network)
+        buffers = [value.clone() for value in self.network.buffers()]
+        value, failure = math.nan, None
+        try:
+            value = self._differentiate(parts)
+        except (RuntimeError, MemoryError) as error:
+            if not _lacks_memory(error):
+                raise
+            failure = error
+        value, failed = self.processes.total(
+            torch.tensor([0.0 if failure else value, float(failure is not None)]).double()
+        ).tolist()
+        if failed:
+            self._stop_for_memory(buffers, failure)
+        self._check_finite('loss', value)
+        self.processes.add_gradients(self._trained)
+        self.processes.average_buffers(self.network)
+        length = self._update()
         self.step += 1
         self._average()
+        self._loss = value if math.isnan(self._loss) else 0.98 * self._loss + 0.02 * value
+        return {'loss': value, 'gradient': length, 'learning_rate': rate}
+
+    def _differentiate(self, parts: Sequence[Any]) -> float:
+        """Add up the gradients of this process's parts; return their share of the loss."""
+        settings, task = self.settings, self.task
+        total = None
+        if task.normalizer is not None:
+            counts = torch.stack([task.normalizer(part) for part in parts]).sum(0)
+            total = self.processes.total(counts)
+        value = 0.0
+        for place, part in zip(self._own_parts(), parts, strict=True):
+            torch.manual_seed(_seed(settings.seed, self.step, place))
+            with torch.autocast(
+                self.device.type,
+                _AUTOCAST.get(settings.precision),
+                enabled=settings.precision != 'float32',
+            ):
+                if total is not None:
+                    loss = task.loss(self.network, part, total)
+                else:
+                    size = len(range(place, settings.batch, self._parts))
+                    loss = task.loss(self.network, part) * (size / settings.batch)
+            value += loss.item()
+            self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         return value
 
+    def _update(self) -> float:
+        """Let the optimiser take its step; return the norm of the gradient."""
+        self._scaler.unscale_(self.optimizer)
+        clip = self.settings.clip or math.inf
+        length = nn.utils.clip_grad_norm_(self._trained, clip).item()
+        if self._scaler.is_enabled():
+            # Too large a scale overflows; the scaler then leaves the step out and lowers it.
+            if self._scaler.get_scale() < 1:
+                self._check_finite('gradient', math.nan)
+        else:
+            self._check_finite('gradient', length)
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
+        return length
+
     def _check_finite(self, what: str, value: float) -> None:
-        # Nothing is saved here: the pass that failed has already touched the running averages
-        # of batch normalisation.
+        # Nothing is saved here: a run that resumed just before would meet the same numbers.
         if not math.isfinite(value):
             raise TrainingError(
                 f'the {what} of step {self.step} is {value}; the last checkpoint is '
                 f'{self.folder / LAST}. Resume with a lower learning_rate or precision float32'
             )
+
+    def _stop_for_memory(self, buffers: Sequence[Tensor], failure: Exception | None) -> None:
+        """Save the state before the step that failed, and raise."""
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for value, before in zip(self.network.buffers(), buffers, strict=True):
+                value.copy_(before)
+        if self.device.type == 'cuda':
+            torch.cuda.empty_cache()
+        self.save()
+        reason = 'in another process' if failure is None else str(failure).partition('\n')[0]
+        raise TrainingError(
+            f'memory of {self.device} did not suffice for step {self.step}: {reason}. Its state '
+            f'is saved in {self.folder / LAST}; go on from it with accumulate above '
+            f'{self.settings.accumulate}, a smaller crop or batch, or precision bfloat16'
+        ) from failure
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -186,26 +329,30 @@ class TrainingLoop:
             else:
                 value.copy_(state[name])
 
-    def _batches(self, end: int) -> Iterator[Any]:
-        """Make batches a few steps ahead in other threads, in order."""
+    def _keep_best(self, scores: Mapping[str, float]) -> None:
+        """Save the averaged weights where they score better than any before."""
+        task = self.task
+        if not task.best or task.save is None:
+            return
+        score = scores.get(task.best, math.nan)
+        better = score < self._best if task.lowest_is_best else score > self._best
+        if better or (math.isnan(self._best) and not math.isnan(score)):
+            self._best = score
+            task.save(self.folder / BEST, self.averaged, scores)
 
-        def make(step: int) -> Any:
-            random = np.random.default_rng((self.settings.seed, step))
-            return self.task.batch(random, self.settings.batch)
 
-        ahead = 4
-        with ThreadPoolExecutor(2) as pool:
-            waiting: list[Future[Any]] = []
-            for step in range(self.step, end):
-                while len(waiting) < ahead and step + len(waiting) < end:
-                    waiting.append(pool.submit(make, step + len(waiting)))
-                yield waiting.pop(0).result()
+def _train(network: nn.Module) -> None:
+    """Set the network to train, but keep what is frozen as it is when it infers."""
+    network.train()
+    for module in network.modules():
+        parameters = list(module.parameters())
+        if parameters and not any(value.requires_grad for value in parameters):
+            module.eval()
 
-    def _log(self, row: dict[str, float]) -> None:
-        path = self.folder / 'log.csv'
-        new = not path.exists()
-        with path.open('a', newline='', encoding='utf-8') as file:
-            writer = csv.DictWriter(file, row)
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
+
+def _seed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+
+
+def _lacks_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or any(text in str(error) for text in _NO_MEMORY)

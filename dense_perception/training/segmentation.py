@@ -1,6 +1,6 @@
 """Recipe of the segmentation weights."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,15 +8,23 @@ import cv2
 from dense_perception.data.augment import augment_labelled, Crop
 from dense_perception.data.segmentation import LabelledFolder, LabelledImage
 from dense_perception.data.sources import Cached, RenderedImages
-from dense_perception.labels import CAMVID, CITYSCAPES, conversion
+from dense_perception.labels import CAMVID, CITYSCAPES, conversion, UNLABELLED
 from dense_perception.metrics.segmentation import ConfusionMatrix
 from dense_perception.networks.context import FrontEndContext
 from dense_perception.predictors.device import choose_placement
 from dense_perception.predictors.segmenter import Segmenter
 from dense_perception.predictors.tensors import images_to_tensor, preprocess
 from dense_perception.settings import setting
-from dense_perception.training.loop import LoopSettings, Task
-from dense_perception.training.losses import merge_classes, segmentation_loss
+from dense_perception.training.batch_norm import (
+    folded,
+    keep_function,
+    normalize_convolutions,
+)
+from dense_perception.training.loop import generators, Task
+from dense_perception.training.losses import merge_classes, overlap_loss, segmentation_costs
+from dense_perception.training.samples import Samples
+from dense_perception.training.saving import save_trained
+from dense_perception.training.schedule import LoopSettings
 from dense_perception.weights.checkpoint import Card, Preprocessing
 from dense_perception.weights.narrow_vgg import read_narrow_vgg
 import numpy as np
@@ -41,6 +49,12 @@ class SegmentationRecipe(LoopSettings):
     drives: int = setting(100, 'rendered drives', low=1, high=1000)
     rarity: float = setting(0.4, 'power of inverse frequency in class weights', low=0.0, high=1.0)
     front_end_share: float = setting(0.4, "weight of the front end's own loss", low=0.0, high=1.0)
+    overlap: float = setting(
+        0.0,
+        'weight of the loss of intersection over union, of each part of a batch',
+        low=0,
+        high=10,
+    )
 
 
 @dataclass(frozen=True)
@@ -48,6 +62,7 @@ class _Batch:
     images: Tensor  # (N, 3, H, W) uint8, real ones first
     coarse: Tensor  # (real ones, H, W) int64, CamVid classes
     fine: Tensor  # (rendered ones, H, W) int64, Cityscapes classes
+    offset: tuple[int, int]  # row and column of the first pixel, of every second, that counts
 
 
 class RoadScenes:
@@ -62,13 +77,18 @@ class RoadScenes:
         self, recipe: SegmentationRecipe, real: LabelledFolder, validation: LabelledFolder
     ) -> None:
         self.recipe = recipe
-        self.real = Cached(real)
+        self.placement = choose_placement(recipe.device, recipe.precision)
+        self.real = Samples(
+            real,
+            largest_unreadable_share=recipe.largest_unreadable_share,
+            memory_mb=recipe.memory_mb / 2,
+        )
         self.validation = Cached(validation)
-        self.rendered = Cached(RenderedImages(0, recipe.drives))
+        self.rendered = Samples(RenderedImages(0, recipe.drives), memory_mb=recipe.memory_mb / 2)
         self.held_out = Cached(RenderedImages(VALIDATION_SEED, 10, frames=4))
         self.table = torch.from_numpy(conversion(CITYSCAPES, CAMVID)[: len(CITYSCAPES)].copy())
-        self.coarse_weights = class_weights(self.real, len(CAMVID), recipe.rarity)
-        some = self.rendered[:: max(1, len(self.rendered) // 100)]
+        self.coarse_weights = class_weights(self.real.readable(), len(CAMVID), recipe.rarity)
+        some = self.rendered.readable(max(1, len(self.rendered) // 100))
         self.fine_weights = class_weights(some, len(CITYSCAPES), recipe.rarity)
         self.card = Card(
             network='front_end_context',
@@ -81,74 +101,137 @@ class RoadScenes:
             label_set=CITYSCAPES.name,
         )
 
+    def start(self, initial: Path | None = None) -> nn.Module:
+        """
+        Return the network to train, its front end filled from a narrow VGG where one is given.
+
+        :raises WeightsError: the file cannot be used.
+        """
+        torch.manual_seed(self.recipe.seed)
+        network = self.card.build()
+        assert isinstance(network, FrontEndContext)
+        front_end, known = network.front_end, []
+        if initial is not None:
+            tensors = read_narrow_vgg(initial, self.card.preprocessing)
+            missing = front_end.load_state_dict(tensors, strict=False)
+            assert not missing.unexpected_keys
+            known = [name.removesuffix('.weight') for name in tensors if name.endswith('.weight')]
+        if self.recipe.batch_norm:
+            normalize_convolutions(network)
+            some = self.batch(np.random.default_rng(self.recipe.seed), 16).images
+            keep_function(front_end, known, preprocess(some, self.card.preprocessing))
+        return network
+
     def task(self) -> Task:
         """Return what the training loop needs."""
-        return Task(self.batch, self.loss, self.evaluate)
+        return Task(
+            self.batch,
+            self.loss,
+            self.evaluate,
+            normalizer=self.normalizer,
+            best='real_mean_iou',
+            save=self.save,
+            unreadable=lambda: self.real.unreadable,
+        )
 
-    def batch(self, random: np.random.Generator, size: int) -> _Batch:
-        """Draw and augment the samples of one step."""
+    def batch(
+        self, random: np.random.Generator, size: int, places: Sequence[int] | None = None
+    ) -> _Batch:
+        """
+        Draw and augment the samples of one step.
+
+        :param size: of the whole batch; its last ones are rendered.
+        :param places: those that are wanted; None for all.
+        """
+        real = size - self.recipe.rendered
+        offset = (int(random.integers(2)), int(random.integers(2)))
+        sources = generators(random, size)
+        wanted = sorted(range(size) if places is None else places)
+        samples = [self._sample(sources[place], rendered=place >= real) for place in wanted]
+        labels = torch.from_numpy(np.stack([sample.labels for sample in samples])).long()
+        images = images_to_tensor([sample.image for sample in samples])
+        count = sum(place < real for place in wanted)
+        return _Batch(images, labels[:count], labels[count:], offset)
+
+    def _sample(self, random: np.random.Generator, *, rendered: bool) -> LabelledImage:
         recipe = self.recipe
         crop = Crop(
             recipe.crop_height, recipe.crop_width, recipe.smallest_scale, recipe.largest_scale
         )
-        sources = [self.real] * (size - recipe.rendered) + [self.rendered] * recipe.rendered
-        samples = [
-            augment_labelled(random, source[int(random.integers(len(source)))], crop)
-            for source in sources
-        ]
-        labels = torch.from_numpy(np.stack([sample.labels for sample in samples])).long()
-        images = images_to_tensor([sample.image for sample in samples])
-        real = size - recipe.rendered
-        return _Batch(images, labels[:real], labels[real:])
+        sample = (self.rendered if rendered else self.real).draw(random)
+        return augment_labelled(random, sample, crop)
 
-    def loss(self, network: nn.Module, batch: _Batch) -> Tensor:
-        """Return the loss of one batch: of the whole, and a share of the front end's own."""
+    def normalizer(self, part: _Batch) -> Tensor:
+        """Return weight of the labelled pixels and number, of real samples and rendered ones."""
+        return torch.tensor(
+            [
+                number
+                for labels, weights in (
+                    (part.coarse, self.coarse_weights),
+                    (part.fine, self.fine_weights),
+                )
+                for number in (_weight(_every_second(labels, part), weights), len(labels))
+            ],
+            dtype=torch.float64,
+        )
+
+    def loss(self, network: nn.Module, part: _Batch, total: Tensor | None = None) -> Tensor:
+        """
+        Return the loss of a batch, or what a part adds to it.
+
+        It is that of the whole network, and a share of the front end's own.
+
+        :param total: `normalizer` of the batch; None where the part is all of it.
+        """
         assert isinstance(network, FrontEndContext)
         device = next(network.parameters()).device
-        images = preprocess(batch.images.to(device), self.card.preprocessing)
+        images = preprocess(part.images.to(device), self.card.preprocessing)
         front_end = network.front_end(images.contiguous(memory_format=torch.channels_last))
         # On a CPU, PyTorch 2.14's bfloat16 gradient of a dilated convolution of 19 channels gives
         # nan or crashes; the context module is small enough to be trained in float32.
         with torch.autocast(device.type, enabled=False):
             whole = network.context(front_end.float())
+        total = self.normalizer(part) if total is None else total
         share = self.recipe.front_end_share
-        return self._loss(whole, batch) + share * self._loss(front_end, batch)
+        return self._loss(whole, part, total) + share * self._loss(front_end, part, total)
 
-    def _loss(self, scores: Tensor, batch: _Batch) -> Tensor:
+    def _loss(self, scores: Tensor, part: _Batch, total: Tensor) -> Tensor:
         # Every second pixel carries the loss, at an offset that differs from step to step.
-        row, column = torch.randint(2, (2,)).tolist()
         scores = F.interpolate(
             scores.float().contiguous(memory_format=torch.channels_last),
             scale_factor=4.0,
             mode='bilinear',
             align_corners=False,
         )
-        count = len(batch.coarse)
-        real, rendered = scores[:count], scores[count:]
-        total = scores.new_zeros(())
-        for part, labels, weights, table in (
-            (real, batch.coarse, self.coarse_weights, self.table),
-            (rendered, batch.fine, self.fine_weights, None),
-        ):
-            if not len(part):
-                continue
-            logs = (
-                F.log_softmax(part, 1)
-                if table is None
-                else merge_classes(part, table.to(part.device), len(weights))
-            )
-            target = labels[:, row::2, column::2].to(part.device)
-            weight = weights.to(part.device)
-            total = total + segmentation_loss(logs, target, weight) * len(part) / len(scores)
-        return total
+        count = len(part.coarse)
+        coarse_weight, coarse_samples, fine_weight, fine_samples = total.tolist()
+        samples = coarse_samples + fine_samples
+        loss = scores.new_zeros(())
+        if count:
+            table = self.table.to(scores.device)
+            logs = merge_classes(scores[:count], table, len(CAMVID))
+            labels = _every_second(part.coarse, part)
+            costs = segmentation_costs(logs, labels, self.coarse_weights)
+            loss = loss + costs / max(coarse_weight, 1e-9) * coarse_samples / samples
+            loss = loss + self._overlap(logs, labels) / samples
+        if len(part.fine):
+            logs = F.log_softmax(scores[count:], 1)
+            labels = _every_second(part.fine, part)
+            costs = segmentation_costs(logs, labels, self.fine_weights)
+            loss = loss + costs / max(fine_weight, 1e-9) * fine_samples / samples
+            loss = loss + self._overlap(logs, labels) / samples
+        return loss
+
+    def _overlap(self, logs: Tensor, labels: Tensor) -> Tensor | float:
+        if not self.recipe.overlap:
+            return 0.0
+        return self.recipe.overlap * overlap_loss(logs, labels) * len(labels)
 
     def evaluate(self, network: nn.Module) -> dict[str, float]:
         """Score on the validation scenes (11 classes) and on rendered drives (19)."""
-        placement = choose_placement(self.recipe.device, self.recipe.precision)
         # The copy is placed: placing converts, and training goes on with float32.
-        copy = self.card.build()
-        copy.load_state_dict(network.state_dict())
-        segmenter = Segmenter(copy, self.card, placement)
+        copy = folded(network, self.card)
+        segmenter = Segmenter(copy, self.card, self.placement)
         real, rendered = ConfusionMatrix(len(CAMVID)), ConfusionMatrix(len(CITYSCAPES))
         table = conversion(CITYSCAPES, CAMVID)
         for sample in self.validation:
@@ -156,12 +239,26 @@ class RoadScenes:
         for sample in self.held_out:
             rendered.add(segmenter.segment(sample.image).labels, sample.labels)
         return {
-            'camvid_val_mean_iou': round(real.mean_iou, 4),
+            'real_mean_iou': round(real.mean_iou, 4),
             'rendered_mean_iou': round(rendered.mean_iou, 4),
         }
 
+    def save(self, path: Path, network: nn.Module, scores: Mapping[str, float]) -> None:
+        """Write a weights file; its card holds the recipe and the scores."""
+        save_trained(path, network, self.card, self.recipe, scores)
 
-def class_weights(samples: Sequence[LabelledImage], classes: int, rarity: float) -> Tensor:
+
+def _every_second(labels: Tensor, part: _Batch) -> Tensor:
+    row, column = part.offset
+    return labels[:, row::2, column::2]
+
+
+def _weight(labels: Tensor, weights: Tensor) -> float:
+    """Sum the class weights of the labelled pixels."""
+    return float(weights[labels[labels != UNLABELLED]].sum(dtype=torch.float64))
+
+
+def class_weights(samples: Iterable[LabelledImage], classes: int, rarity: float) -> Tensor:
     """
     Weight classes by a power of their inverse frequency, so that the mean over pixels is 1.
 
@@ -173,21 +270,6 @@ def class_weights(samples: Sequence[LabelledImage], classes: int, rarity: float)
     share = np.maximum(counts[:classes], 1) / max(1, counts[:classes].sum())
     weights = np.clip(share, 1e-4, None) ** -rarity
     return torch.from_numpy(weights / (weights * share).sum()).float()
-
-
-def start(card: Card, initial: Path | None) -> nn.Module:
-    """
-    Build the network, its front end filled from a narrow VGG where one is given.
-
-    :raises WeightsError: the file cannot be used.
-    """
-    network = card.build()
-    if initial is not None:
-        assert isinstance(network, FrontEndContext)
-        tensors = read_narrow_vgg(initial, card.preprocessing)
-        missing = network.front_end.load_state_dict(tensors, strict=False)
-        assert not missing.unexpected_keys
-    return network
 
 
 cv2.setNumThreads(1)  # samples are made in threads of our own

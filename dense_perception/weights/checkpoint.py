@@ -4,7 +4,7 @@ Our weights files: safetensors with a card that says what the tensors are.
 A file holds everything that is needed to use it: network, its arguments, label set, preprocessing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 import json
 import math
@@ -13,12 +13,14 @@ import struct
 from typing import Any
 
 from dense_perception.errors import WeightsError
-from dense_perception.labels import LABEL_SETS, LabelSet
+from dense_perception.labels import LABEL_SETS, LabelClass, LabelSet
 from dense_perception.networks import NETWORKS
 from safetensors import safe_open, SafetensorError
 from safetensors.torch import save_file
 import torch
 from torch import nn, Tensor
+
+Shape = tuple[int, ...]
 
 _CARD = 'dense_perception'  # key of the card in the file's metadata
 _LARGEST_HEADER = 10_000_000  # bytes; a header that says more is taken for damage
@@ -31,15 +33,35 @@ class Preprocessing:
     order: str = 'rgb'  # or 'bgr'
     mean: tuple[float, float, float] = (123.68, 116.779, 103.939)  # in `order`, 0 to 255
     scale: float = 57.375  # grey levels
+    second_mean: tuple[float, float, float] | None = None  # of the later of two images, if another
+    own_mean: bool = False  # subtract what the images themselves have on average, not `mean`
 
     def __post_init__(self) -> None:
         if self.order not in ('rgb', 'bgr'):
             raise WeightsError(f'channel order is {self.order!r}; it must be rgb or bgr')
         if not (0 < self.scale < math.inf):
             raise WeightsError(f'preprocessing scale is {self.scale}; it must be above 0')
-        if len(self.mean) != 3 or not all(math.isfinite(value) for value in self.mean):
-            raise WeightsError(f'preprocessing mean is {self.mean}; it must be three numbers')
-        object.__setattr__(self, 'mean', tuple(self.mean))
+        for name in ('mean', 'second_mean'):
+            mean = getattr(self, name)
+            if mean is None and name == 'second_mean':
+                continue
+            if len(mean) != 3 or not all(math.isfinite(value) for value in mean):
+                raise WeightsError(f'preprocessing {name} is {mean}; it must be three numbers')
+            object.__setattr__(self, name, tuple(mean))
+
+    def mean_of(self, images: Tensor) -> Tensor:
+        """
+        Return what is subtracted from images.
+
+        :param images: (N, 3, H, W) float, channels in `order`; of two, the second is the later.
+        :returns: (1, 3, 1, 1), or (2, 3, 1, 1) where two images have means of their own.
+        """
+        if self.own_mean:
+            return images.mean((0, 2, 3), keepdim=True)
+        means = [self.mean]
+        if self.second_mean is not None and len(images) == 2:
+            means.append(self.second_mean)
+        return torch.tensor(means, device=images.device)[:, :, None, None]
 
 
 @dataclass(frozen=True)
@@ -49,15 +71,28 @@ class Card:
     network: str  # a name in NETWORKS
     arguments: Mapping[str, Any]  # for the network's constructor
     preprocessing: Preprocessing
-    label_set: str = ''  # a name in LABEL_SETS; empty for flow
+    label_set: str = ''  # a name in LABEL_SETS, or one of the user's own; empty for flow
+    # Name and RGB colour of each class of a label set of the user's own, in order.
+    label_classes: tuple[tuple[str, tuple[int, int, int]], ...] = ()
     # How scores become pixels. half_pixel: interpolate scores. zoom: interpolate probabilities
     # with `networks.layers.zoom`, as the released Pascal VOC, CamVid and KITTI networks need it.
     upsampling: str = 'half_pixel'
+    # Rows and columns of the tiles in which the published code runs the network, reflected margins
+    # included; see `predictors.tiling`. None: the whole image at once.
+    tile: tuple[int, int] | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)  # recipe, data, scores
 
     def __post_init__(self) -> None:
         if self.upsampling not in ('half_pixel', 'zoom'):
             raise WeightsError(f'upsampling is {self.upsampling!r}; it must be half_pixel or zoom')
+        object.__setattr__(self, 'label_classes', _as_tuples(self.label_classes))
+        classes = tuple((name, tuple(color)) for name, color in self.label_classes)
+        object.__setattr__(self, 'label_classes', classes)
+        if self.tile is not None:
+            sizes = tuple(self.tile)
+            if len(sizes) != 2 or not all(type(size) is int and size > 0 for size in sizes):
+                raise WeightsError(f'tile is {sizes}; it must be two numbers of pixels')
+            object.__setattr__(self, 'tile', sizes)
 
     def build(self) -> nn.Module:
         """
@@ -78,10 +113,44 @@ class Card:
 
         :raises WeightsError: the file names none, or one that is not known.
         """
+        if self.label_classes:
+            return _own_labels(self.label_set, self.label_classes)
         if self.label_set not in tuple(LABEL_SETS):
             known = ', '.join(LABEL_SETS)
             raise WeightsError(f'label set is {self.label_set!r}; known are {known}')
         return LABEL_SETS[self.label_set]
+
+
+def _as_tuples(value: Any) -> Any:
+    """Return what JSON has made lists of as it was."""
+    return tuple(map(_as_tuples, value)) if isinstance(value, list | tuple) else value
+
+
+def own_label_set(label_set: LabelSet) -> dict[str, Any]:
+    """Return the arguments by which a card names a label set, and tells it if it is not known."""
+    known = LABEL_SETS.get(label_set.name)
+    if known is not None and known.names == label_set.names:
+        return {'label_set': label_set.name}
+    classes = tuple((entry.name, entry.color) for entry in label_set.classes)
+    return {'label_set': label_set.name, 'label_classes': classes}
+
+
+def _own_labels(name: str, classes: Sequence[Any]) -> LabelSet:
+    try:
+        rows = [LabelClass(str(title), _color(color)) for title, color in classes]
+    except (TypeError, ValueError) as error:
+        raise WeightsError(
+            f'classes of label set {name!r} are {classes!r}; each must be a name and a colour of '
+            'three numbers from 0 to 255'
+        ) from error
+    return LabelSet(name, tuple(rows))
+
+
+def _color(values: Sequence[int]) -> tuple[int, int, int]:
+    red, green, blue = values
+    if not all(type(value) is int and 0 <= value <= 255 for value in values):
+        raise ValueError
+    return red, green, blue
 
 
 def save_weights(
@@ -156,18 +225,27 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None
     :raises WeightsError: names are missing, extra or misshapen; every one is told.
     """
     expected = network.state_dict()
-    problems = [f'missing {name}' for name in expected if name not in tensors]
-    problems += [f'extra {name}' for name in tensors if name not in expected]
-    problems += [
-        f'{name} is {tuple(tensors[name].shape)}, not {tuple(value.shape)}'
-        for name, value in expected.items()
-        if name in tensors and tensors[name].shape != value.shape
-    ]
+    problems = misfits(
+        {name: tuple(value.shape) for name, value in expected.items()},
+        {name: tuple(value.shape) for name, value in tensors.items()},
+    )
     if problems:
         raise WeightsError(
             f'{source} does not fit {type(network).__name__}: {"; ".join(problems)}'
         )
     network.load_state_dict({name: tensors[name].to(value) for name, value in expected.items()})
+
+
+def misfits(expected: Mapping[str, Shape], shapes: Mapping[str, Shape]) -> list[str]:
+    """Tell every name that is missing, extra or misshapen."""
+    problems = [f'missing {name}' for name in expected if name not in shapes]
+    problems += [f'extra {name}' for name in shapes if name not in expected]
+    problems += [
+        f'{name} is {shapes[name]}, not {shape}'
+        for name, shape in expected.items()
+        if name in shapes and shapes[name] != shape
+    ]
+    return problems
 
 
 def _check_header(path: Path) -> None:

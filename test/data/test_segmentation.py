@@ -8,6 +8,7 @@ from dense_perception.data.segmentation import (
     labelled_folder,
     LabelledFolder,
     read_labels,
+    split_sequence,
     without_neighbours,
 )
 from dense_perception.errors import InputError
@@ -152,3 +153,15 @@ def test_camvid_training_frames_near_validation_frames_are_left_out():
     ]
     assert 0 < len(expected) < 367
     assert kept(camvid(CAMVID_FOLDER, 'train'), camvid(CAMVID_FOLDER, 'val')) == sorted(expected)
+
+
+def test_sequence_is_split_from_the_others():
+    others, own = split_sequence(folder_of('A_000030', 'B_000030', 'A_000060'), 'A')
+
+    assert [image.stem for image, _ in own.pairs] == ['A_000030', 'A_000060']
+    assert [image.stem for image, _ in others.pairs] == ['B_000030']
+
+
+def test_unknown_sequence_is_refused_with_those_that_there_are():
+    with pytest.raises(InputError, match='sequence C; there are A, B'):
+        split_sequence(folder_of('A_000030', 'B_000030'), 'C')

@@ -1,10 +1,16 @@
+from dataclasses import replace
+
+from dense_perception.errors import SettingError
 from dense_perception.graphical.dense_crf import DenseCrf, DenseCrfSettings
+from dense_perception.networks import NETWORKS
 from dense_perception.networks.crfrnn import (
     CrfRnn,
     CrfRnnSettings,
     from_added_compatibility,
     WithCrfRnn,
 )
+from dense_perception.networks.frontend import SHAPES as FRONT_END_SHAPES
+from dense_perception.weights.checkpoint import Card, load_weights, Preprocessing, save_weights
 import pytest
 import torch
 from torch import nn
@@ -179,3 +185,58 @@ def test_loss_reaches_every_parameter_of_the_layer_and_of_the_network_below_it()
     nn.functional.cross_entropy(network(image / 255), truth).backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad.abs().sum() > 0, name
+
+
+def test_layer_in_half_precision_computes_in_full_precision():
+    scores, image = (values.bfloat16() for values in inputs())
+    layer = CrfRnn(3, BROAD).eval()
+    expected = layer(scores.float(), image.float())
+    assert torch.equal(layer.bfloat16()(scores, image), expected)
+
+
+def test_scores_of_eight_pixels_are_interpolated_to_the_pixels_before_they_are_refined():
+    torch.manual_seed(0)
+    network = NETWORKS['crf_rnn'](
+        classes=3, network='front_end', width='compact', settings={'iterations': 0}
+    ).eval()
+    image = torch.randn(1, 3, 21, 30)
+    scores = network.network(image)
+    assert scores.shape == (1, 3, 3, 4)
+    larger = nn.functional.interpolate(scores, scale_factor=8.0, mode='bilinear')
+    assert torch.equal(network(image), larger[:, :, :21, :30])
+
+
+def test_margin_of_the_network_below_is_cut_off_before_pixels_are_compared(monkeypatch):
+    shape = replace(FRONT_END_SHAPES['full'], widths=(2, 2, 2, 2, 2), fc_width=4)
+    monkeypatch.setitem(FRONT_END_SHAPES, 'thin', shape)
+    network = NETWORKS['crf_rnn'](classes=3, network='front_end', width='thin').eval()
+    assert network.margin == 186
+    assert network(torch.randn(1, 3, 20 + 372, 25 + 372)).shape == (1, 3, 20, 25)
+
+
+def test_trained_layer_is_saved_and_loaded_with_its_network_and_its_settings(tmp_path):
+    torch.manual_seed(0)
+    arguments = {
+        'classes': 11,
+        'network': 'fcn8s',
+        'width': 'compact',
+        'color_scale': 57.375,
+        'settings': {'iterations': 2, 'bilateral_deviation': 40.0},
+    }
+    card = Card('crf_rnn', arguments, Preprocessing(), 'camvid')
+    network = with_random_matrices(card.build().crfrnn)
+    whole = card.build()
+    whole.crfrnn.load_state_dict(network.state_dict())
+    save_weights(tmp_path / 'a.safetensors', whole, card, torch.float32)
+    loaded, read = load_weights(tmp_path / 'a.safetensors')
+    assert read == card
+    assert (loaded.crfrnn.settings.iterations, loaded.crfrnn.settings.color_deviation) == (2, 3.0)
+    for name in MATRICES:
+        assert torch.equal(getattr(loaded.crfrnn, name), getattr(network, name))
+    image = torch.randn(1, 3, 20, 30)
+    assert torch.equal(loaded(image), whole.eval()(image))
+
+
+def test_settings_of_the_layer_that_do_not_exist_are_refused():
+    with pytest.raises(SettingError, match='settings of the CRF-RNN: unknown iteration;'):
+        NETWORKS['crf_rnn'](classes=3, width='compact', settings={'iteration': 2})

@@ -160,7 +160,7 @@ def test_upsampling_interpolates_each_class_and_mixes_none(name):
 
 
 @pytest.mark.parametrize('at_once', [False, True])
-def test_fcn_8s_computes_what_the_released_layer_list_says(at_once):
+def test_fcn8s_computes_what_the_released_layer_list_says(at_once):
     network = randomised(FCN8s(4, 'compact', at_once=at_once))
     image = torch.randn(1, 3, 45, 70)
     tensors = network.state_dict()
@@ -202,7 +202,7 @@ def test_fcn_8s_computes_what_the_released_layer_list_says(at_once):
         torch.testing.assert_close(network(image), x, rtol=1e-4, atol=1e-4 * float(x.abs().max()))
 
 
-def test_weights_of_fcn_32s_fit_fcn_8s_but_for_the_layers_that_it_adds():
+def test_weights_of_fcn32s_fit_fcn8s_but_for_the_layers_that_it_adds():
     coarse = {name for name in on_meta(FCN32s).state_dict() if name != 'upscore.weight'}
     added = set(on_meta(FCN8s).state_dict()) - coarse
     assert coarse < set(on_meta(FCN8s).state_dict())
@@ -240,7 +240,7 @@ def test_dropout_follows_fc6_and_fc7_in_training_only():
         assert not torch.equal(network(image), network(image))
 
 
-@pytest.mark.parametrize('name', ['fcn_32s', 'fcn_16s', 'fcn_8s'])
+@pytest.mark.parametrize('name', ['fcn32s', 'fcn16s', 'fcn8s'])
 def test_network_is_saved_and_loaded_by_its_name(name, tmp_path):
     arguments = {'classes': 11, 'width': 'compact', 'at_once': True}
     network = randomised(NETWORKS[name](**arguments))
@@ -254,7 +254,7 @@ def test_network_is_saved_and_loaded_by_its_name(name, tmp_path):
 
 
 @pytest.mark.slow
-def test_fcn_8s_learns_two_crops_by_heart():
+def test_fcn8s_learns_two_crops_by_heart():
     torch.manual_seed(0)
     frames = [RoadWorld(seed).frame(0) for seed in (0, 1)]
     images = torch.stack([torch.from_numpy(frame.image[148:212, 100:164]) for frame in frames])

@@ -159,3 +159,15 @@ def test_negative_features_and_matches_are_scaled_by_a_tenth():
     features = torch.ones(1, network.conv3[0].out_channels, 3, 3)
     matches = network.compare(features, -features)[:, network.conv_redir[0].out_channels :]
     assert matches[0, 220].unique().tolist() == pytest.approx([-0.1])
+
+
+@pytest.mark.parametrize('network', BOTH)
+def test_normalised_encoder_does_not_depend_on_the_scale_of_its_convolutions(network):
+    torch.manual_seed(0)
+    built = network(width=1 / 16, batch_norm=True).train()
+    first, second = torch.rand(2, 2, 3, 64, 64)
+    before = built(first, second)
+    for name, parameter in built.named_parameters():
+        if name.startswith('conv4.0'):
+            parameter.data *= 5
+    torch.testing.assert_close(built(first, second), before, rtol=1e-2, atol=1e-3)

@@ -1,7 +1,10 @@
-from dense_perception.errors import InputError, WeightsError
+from dataclasses import replace
+
+from dense_perception.errors import InputError, SettingError, WeightsError
 from dense_perception.networks.flownet import FlowNetCorr, FlowNetSimple
 from dense_perception.predictors.device import choose_placement
 from dense_perception.predictors.flow_estimator import FlowEstimator
+from dense_perception.predictors.flow_refinement import refine_flow
 from dense_perception.weights.checkpoint import Card, Preprocessing, save_weights
 import numpy as np
 import pytest
@@ -137,4 +140,28 @@ def test_segmentation_weights_are_no_flow_network(tmp_path):
     card = Card('front_end', {'classes': 11, 'width': 'compact'}, Preprocessing(), 'camvid')
     save_weights(tmp_path / 'a.safetensors', card.build(), card)
     with pytest.raises(WeightsError, match='a.safetensors: front_end is no flow network'):
+        FlowEstimator.from_file(tmp_path / 'a.safetensors', device='cpu')
+
+
+@pytest.mark.parametrize('network', ['flownet_simple', 'flownet_corr'])
+def test_flow_of_either_network_is_refined_where_that_is_asked_for(network):
+    torch.manual_seed(0)
+    card = replace(CARD, network=network)
+    built = card.build()
+    images = pair(64, 96)
+    plain = FlowEstimator(built, card, CPU).estimate(*images)
+    refined = FlowEstimator(built, card, CPU, refinement='variational').estimate(*images)
+    np.testing.assert_array_equal(refined, refine_flow(*images, plain))
+    assert (refined != plain).any()
+
+
+def test_flow_refinement_that_does_not_exist_is_refused():
+    with pytest.raises(SettingError, match='must be one of none, variational'):
+        FlowEstimator(CARD.build(), CARD, CPU, refinement='median')
+
+
+def test_mask_weights_are_no_flow_network(tmp_path):
+    card = Card('deep_mask', {'width': 'compact'}, Preprocessing())
+    save_weights(tmp_path / 'a.safetensors', card.build(), card)
+    with pytest.raises(WeightsError, match='a.safetensors: deep_mask is no flow network'):
         FlowEstimator.from_file(tmp_path / 'a.safetensors', device='cpu')

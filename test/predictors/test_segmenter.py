@@ -2,10 +2,12 @@ from dataclasses import replace
 
 import cv2
 from dense_perception.errors import InputError, SettingError, WeightsError
+from dense_perception.graphical.dense_crf import DenseCrf, unary_from_probabilities
 from dense_perception.labels import CAMVID
 from dense_perception.networks.context import FrontEndContext
 from dense_perception.networks.frontend import FrontEnd, SHAPES
 from dense_perception.predictors.device import choose_placement
+from dense_perception.predictors.labelling import enlarge, Enlargement
 from dense_perception.predictors.segmenter import Segmenter
 from dense_perception.weights.checkpoint import Card, Preprocessing, save_weights
 import numpy as np
@@ -209,3 +211,40 @@ def test_device_or_precision_that_is_not_to_be_had_is_refused(device, precision,
 
 def test_placement_tells_device_and_precision():
     assert str(choose_placement('cpu', 'bfloat16')) == 'cpu bfloat16'
+
+
+def test_scores_of_all_pixels_are_refined_before_they_are_labels():
+    image = picture(40, 60)
+    plain = Segmenter(compact(), CARD, CPU)
+    refined = Segmenter(compact(), CARD, CPU, refinement='dense_crf').segment(
+        image, confidence=True
+    )
+    scores = enlarge(plain.scores(image), Enlargement(40, 64, 40, 60))
+    unary = unary_from_probabilities(scores[0].softmax(0))
+    pixels = torch.from_numpy(image).permute(2, 0, 1)
+    best, labels = DenseCrf(pixels).infer(unary).max(0)
+    np.testing.assert_array_equal(refined.labels, labels)
+    np.testing.assert_allclose(refined.confidence, 255 * best, atol=0.51)
+    assert (refined.labels != plain.segment(image).labels).any()
+
+
+@pytest.mark.parametrize('refinement', ['dense_crf', 'crf_rnn'])
+@pytest.mark.parametrize('size', [(1, 1), (5, 90), (48, 64)])
+def test_labels_of_any_size_can_be_refined(refinement, size):
+    segmenter = Segmenter(compact(), CARD, CPU, width=64, refinement=refinement)
+    assert segmenter.segment(picture(*size)).labels.shape == size
+
+
+@pytest.mark.parametrize('refinement', ['dense_crf', 'crf_rnn'])
+def test_network_in_bfloat16_can_be_refined(refinement):
+    placement = choose_placement('cpu', 'bfloat16')
+    result = Segmenter(compact(), CARD, placement, refinement=refinement).segment(picture(40, 60))
+    assert result.labels.max() < len(CAMVID)
+
+
+def test_refinement_that_does_not_exist_or_is_there_already_is_refused():
+    with pytest.raises(SettingError, match='must be one of none, dense_crf, crf_rnn'):
+        Segmenter(compact(), CARD, CPU, refinement='blur')
+    card = Card('crf_rnn', {'classes': 11, 'width': 'compact'}, Preprocessing(), 'camvid')
+    with pytest.raises(SettingError, match='crf_rnn ends with that stage itself'):
+        Segmenter(card.build(), card, CPU, refinement='crf_rnn')

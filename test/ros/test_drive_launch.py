@@ -25,6 +25,8 @@ PARAMETERS = """
     device: cpu
     segmentation_width: 128
     flow_width: 128
+    proposal_width: 128
+    max_flow_gap_s: 60.0
 """
 
 
@@ -98,6 +100,28 @@ def stamp_ns(message):
 
 
 # drive.launch.py
+
+
+def test_networks_and_refinements_are_chosen_by_arguments(launched, peer, bag, parameters):
+    labels = peer.listen('/dense_perception/labels')
+    proposals = peer.listen('/dense_perception/proposals')
+    flow = peer.listen('/dense_perception/flow')
+    process = launched(
+        'drive.launch.py',
+        f'bag:={bag}',
+        parameters,
+        'loop:=true',
+        'segmentation_network:=fcn8s',
+        'refinement:=crf_rnn',
+        'flow_network:=flownet_corr',
+        'flow_refinement:=variational',
+        'proposal_network:=deep_mask',
+    )
+    process.wait_for('segmentation: fcn8s on cpu')
+    process.wait_for('untrained: segmentation network fcn8s, flow network flownet_corr, proposal')
+    peer.spin(lambda: labels and flow and proposals, 60.0)
+    assert proposals[0].encoding == 'mono8'
+    assert (proposals[0].height, proposals[0].width) == (360, 480)
 
 
 def test_a_bag_becomes_labels_and_flow(launched, peer, bag, parameters):
@@ -195,7 +219,8 @@ def test_every_argument_is_shown_with_its_description(ros_environment):
     assert names == {
         *('camera', 'image_topic', 'image_transport', 'namespace', 'params_file', 'device'),
         *('weights', 'flow_weights', 'bag', 'rate', 'loop', 'use_sim_time', 'autostart'),
-        *('respawn', 'log_level'),
+        *('respawn', 'log_level', 'segmentation_network', 'flow_network', 'refinement'),
+        *('flow_refinement', 'proposal_network', 'proposal_weights'),
     }
     assert 'no description given' not in output
 

@@ -5,8 +5,15 @@ from dense_perception.data.flow import FlowPair
 from dense_perception.networks.flownet import FlowNetSimple
 from dense_perception.predictors.device import choose_placement
 from dense_perception.predictors.flow_estimator import FlowEstimator
-from dense_perception.training.flow import FlowRecipe, mean_error, MovingScenes
+from dense_perception.training.flow import (
+    chairs_style,
+    FlowRecipe,
+    mean_error,
+    MovingScenes,
+    Pairs,
+)
 from dense_perception.training.loop import TrainingLoop
+from dense_perception.weights.checkpoint import load_weights
 import numpy as np
 import pytest
 import torch
@@ -32,7 +39,7 @@ def scenes():
         warmup_steps=0,
         precision='float32',
     )
-    return MovingScenes(recipe, pictures)
+    return MovingScenes(recipe, chairs_style(recipe, pictures))
 
 
 def test_batch_holds_images_flow_and_where_it_is_known(scenes):
@@ -72,6 +79,50 @@ def test_mean_error_is_over_every_known_pixel_of_the_pairs():
         valid.flat[:known] = True
         return FlowPair('a', image, image, np.full((64, 64, 2), (length, 0), np.float32), valid)
 
-    card = MovingScenes(FlowRecipe(width=0.0625), [np.zeros((8, 8, 3), np.uint8)] * 2).card
+    card = MovingScenes(FlowRecipe(width=0.0625), Pairs('none', [], [])).card
     estimator = FlowEstimator(network, card, choose_placement('cpu', 'float32'))
     assert mean_error(estimator, [pair(1, 30), pair(5, 10)]) == pytest.approx(2.0)
+
+
+def test_parts_of_a_batch_hold_the_samples_of_the_whole(scenes):
+    whole = scenes.batch(np.random.default_rng(1), 3)
+    parts = [scenes.batch(np.random.default_rng(1), 3, places) for places in ((0, 2), (1,))]
+    for name, value in vars(whole).items():
+        assert torch.equal(value[[0, 2]], getattr(parts[0], name))
+        assert torch.equal(value[[1]], getattr(parts[1], name))
+
+
+@pytest.mark.parametrize('error', ['mean', 'sum'])
+def test_losses_of_the_parts_add_up_to_that_of_the_batch(scenes, error):
+    scenes.recipe = replace(scenes.recipe, error=error)
+    task, network = scenes.task(), scenes.card.build()
+    whole = scenes.batch(np.random.default_rng(1), 3)
+    known = task.normalizer(whole)
+    parts = [scenes.batch(np.random.default_rng(1), 3, places) for places in ((0, 2), (1,))]
+    assert torch.equal(sum(task.normalizer(part) for part in parts), known)
+    losses = [task.loss(network, part, known) for part in parts]
+    torch.testing.assert_close(sum(losses), task.loss(network, whole, known))
+
+
+def test_summed_error_is_the_papers_sum_over_pixels_of_each_sample(scenes):
+    scenes.recipe = replace(scenes.recipe, error='sum')
+    network = FlowNetSimple(width=0.0625)
+    for parameter in network.parameters():
+        torch.nn.init.zeros_(parameter)  # says that nothing moves
+    batch = scenes.batch(np.random.default_rng(0), 2)
+    still = replace(batch, flow=torch.zeros_like(batch.flow), valid=torch.ones_like(batch.valid))
+    moved = replace(still, flow=torch.full_like(batch.flow, 20.0))  # one unit, both ways
+    loss = scenes.loss(network, moved, torch.tensor([2 * 64.0 * 64, 2]))
+    pixels = (1, 4, 16, 64, 256)  # of levels 6 to 2
+    weights = (0.32, 0.08, 0.02, 0.01, 0.005)
+    expected = sum(count * weight for count, weight in zip(pixels, weights, strict=True))
+    assert loss.item() == pytest.approx(2**0.5 * expected, rel=1e-4)
+
+
+def test_best_weights_are_written_with_their_scores(scenes, tmp_path):
+    network = scenes.card.build()
+    scenes.save(tmp_path / 'best.safetensors', network, {'chairs_epe_px': 1.5})
+    loaded, card = load_weights(tmp_path / 'best.safetensors')
+    torch.testing.assert_close(loaded.conv1[0].weight, network.conv1[0].weight, atol=1e-3, rtol=0)
+    assert card.notes['scores'] == {'chairs_epe_px': 1.5}
+    assert card.notes['recipe']['width'] == 0.0625

@@ -1,16 +1,12 @@
 import csv
 from dataclasses import replace
 import math
+import time
 
-from dense_perception.errors import WeightsError
-from dense_perception.training.loop import (
-    LAST,
-    learning_rate_at,
-    LoopSettings,
-    Task,
-    TrainingError,
-    TrainingLoop,
-)
+from dense_perception.errors import SettingError, WeightsError
+from dense_perception.training.loop import BEST, LAST, Task, TrainingError, TrainingLoop
+from dense_perception.training.record import CURVES
+from dense_perception.training.schedule import LoopSettings
 import pytest
 import torch
 from torch import nn
@@ -23,6 +19,7 @@ SETTINGS = LoopSettings(
     average=0.9,
     seed=3,
     precision='float32',
+    device='cpu',
     checkpoint_every=2,
     evaluate_every=100,
 )
@@ -75,19 +72,6 @@ def assert_same(one, two):
 def log_rows(folder):
     with (folder / 'log.csv').open(newline='') as file:
         return list(csv.DictReader(file))
-
-
-@pytest.mark.parametrize(
-    ('step', 'share'),
-    [(0, 0.01), (49, 0.5), (99, 1.0), (100, 1.0), (550, 0.5), (325, 0.853553), (1000, 0.0)],
-)
-def test_learning_rate_rises_linearly_and_falls_along_half_a_cosine(step, share):
-    settings = LoopSettings(steps=1000, warmup_steps=100, learning_rate=2.0)
-    assert learning_rate_at(step, settings) == pytest.approx(2 * share, abs=1e-5)
-
-
-def test_learning_rate_may_start_at_its_highest():
-    assert learning_rate_at(0, LoopSettings(warmup_steps=0, learning_rate=2.0)) == 2.0
 
 
 def test_training_lowers_the_loss(tmp_path):
@@ -160,19 +144,6 @@ def test_average_of_a_short_run_does_not_hold_its_random_start(tmp_path):
     loop = trained(tmp_path, settings)
     start, one = network()[0].weight, loop.network[0].weight
     torch.testing.assert_close(loop.averaged[0].weight, start + (one - start) * (1 - 2 / 11))
-
-
-def test_weight_decay_spares_biases_and_norms(tmp_path):
-    settings = replace(SETTINGS, weight_decay=0.5)
-    loop = TrainingLoop(network(), task(), settings, tmp_path)
-    decay = {
-        id(value): group['weight_decay']
-        for group in loop.optimizer.param_groups
-        for value in group['params']
-    }
-    named = {name: decay[id(value)] for name, value in loop.network.named_parameters()}
-    assert {name for name, value in named.items() if value == 0.5} == {'0.weight', '4.weight'}
-    assert len(named) == 6
 
 
 def test_loss_that_is_not_a_number_ends_the_run_and_keeps_the_last_checkpoint(tmp_path):
@@ -269,3 +240,188 @@ def test_error_of_a_batch_reaches_the_caller(tmp_path):
 
     with pytest.raises(ZeroDivisionError, match='batch'):
         trained(tmp_path, batch=broken)
+
+
+def test_checkpoint_of_an_earlier_version_is_gone_on_from(tmp_path):
+    whole = trained(tmp_path / 'whole')
+    trained(tmp_path / 'parts', stop_at=4)
+    path = tmp_path / 'parts' / LAST
+    state = torch.load(path, weights_only=True)
+    state = {name: state[name] for name in ('network', 'averaged', 'optimizer', 'step')}
+    for group in state['optimizer']['param_groups']:
+        del group['share']
+    torch.save(state, path)
+    assert_same(trained(tmp_path / 'parts'), whole)
+
+
+def test_changed_settings_hold_from_where_a_run_goes_on(tmp_path):
+    trained(tmp_path, stop_at=4)
+    loop = TrainingLoop(network(), task(), replace(SETTINGS, weight_decay=0.3), tmp_path)
+    loop.resume()
+    assert loop.step == 4
+    assert [group['weight_decay'] for group in loop.optimizer.param_groups] == [0.3, 0.0]
+
+
+def greedy(model, images):
+    """Ask for more memory than there is, as a batch too large for its GPU does."""
+    model(images)  # has touched the running averages of batch normalisation
+    return torch.empty(2**60, dtype=torch.uint8).float().sum()
+
+
+def test_lack_of_memory_tells_what_to_lower_and_loses_no_step(tmp_path):
+    count = 0
+
+    def sometimes(model, images):
+        nonlocal count
+        count += 1
+        return greedy(model, images) if count == 6 else loss(model, images)
+
+    message = r'memory of cpu did not suffice for step 5: .*alloc.* accumulate above 1, a smaller'
+    with pytest.raises(TrainingError, match=message):
+        trained(tmp_path / 'parts', loss=sometimes)
+    assert torch.load(tmp_path / 'parts' / LAST, weights_only=True)['step'] == 5
+    assert_same(trained(tmp_path / 'parts'), trained(tmp_path / 'whole'))
+
+
+def test_another_error_of_the_loss_is_not_taken_for_lack_of_memory(tmp_path):
+    def broken(model, images):
+        return model(images[:, :, :1, :1].expand(-1, 2, -1, -1)).sum()
+
+    with pytest.raises(RuntimeError, match='channels'):
+        trained(tmp_path, loss=broken)
+
+
+def scored(*scores):
+    values = iter(scores)
+    return lambda model: {'score': next(values)}
+
+
+@pytest.mark.parametrize(
+    ('scores', 'lowest', 'best'),
+    [
+        ((0.2, 0.5, 0.3), False, 0.5),
+        ((0.2, 0.5, 0.3), True, 0.2),
+        ((math.nan, 0.1, 0.1), False, 0.1),
+        ((0.2, math.nan, 0.1), False, 0.2),
+    ],
+)
+def test_best_weights_are_those_of_the_best_score(tmp_path, scores, lowest, best):
+    saved = []
+
+    def save(path, model, given):
+        saved.append((path, model[0].weight.clone(), given['score']))
+
+    settings = replace(SETTINGS, evaluate_every=3)
+    changes = {'best': 'score', 'lowest_is_best': lowest, 'save': save}
+    loop = trained(tmp_path, settings, evaluate=scored(*scores), **changes)
+    path, weight, score = saved[-1]
+    assert path == tmp_path / BEST
+    assert score == best
+    assert torch.equal(weight, loop.averaged[0].weight) == (best == scores[-1] != scores[-2])
+
+
+def test_run_that_goes_on_remembers_its_best_score(tmp_path):
+    saved = []
+    settings = replace(SETTINGS, evaluate_every=3)
+    changes = {'best': 'score', 'save': lambda path, model, given: saved.append(given['score'])}
+    trained(tmp_path, settings, stop_at=3, evaluate=scored(0.5), **changes)
+    trained(tmp_path, settings, evaluate=scored(0.4, 0.6), **changes)
+    assert saved == [0.5, 0.6]
+
+
+def test_log_of_a_killed_run_tells_no_step_twice(tmp_path):
+    def killed(model, images):
+        if count.step == 7:
+            raise KeyboardInterrupt
+        return loss(model, images)
+
+    settings = replace(SETTINGS, evaluate_every=3, checkpoint_every=4)
+    count = TrainingLoop(network(), task(loss=killed), settings, tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        count.run()
+    assert [row['step'] for row in log_rows(tmp_path)] == ['3', '6']  # the checkpoint is of 4
+    trained(tmp_path, settings)
+    assert [row['step'] for row in log_rows(tmp_path)] == ['3', '6', '9']
+
+
+def test_log_tells_the_rate_and_the_unreadable_samples(tmp_path):
+    trained(tmp_path, unreadable=lambda: 3)
+    (row,) = log_rows(tmp_path)
+    assert row['unreadable'] == '3'
+    assert float(row['learning_rate']) == pytest.approx(0.01 * (1 + math.cos(math.pi * 6 / 7)) / 2)
+
+
+@pytest.mark.parametrize(('slow', 'low', 'high'), [('batch', 0.4, 1.0), ('loss', 0.0, 0.3)])
+def test_log_tells_how_long_steps_waited_for_their_batches(tmp_path, slow, low, high):
+    def late(random, size):
+        time.sleep(0.08 if slow == 'batch' else 0)
+        return batch(random, size)
+
+    def careful(model, images):
+        time.sleep(0.08 if slow == 'loss' else 0)
+        return loss(model, images)
+
+    settings = replace(SETTINGS, loaders=1)
+    trained(tmp_path, settings, batch=late, loss=careful)
+    (row,) = log_rows(tmp_path)
+    assert low <= float(row['data_wait']) <= high
+
+
+def test_curves_can_be_read_by_tensorboard(tmp_path):
+    events = pytest.importorskip('tensorboard.backend.event_processing.event_accumulator')
+    trained(tmp_path, replace(SETTINGS, log_every=3))
+    curves = events.EventAccumulator(str(tmp_path / CURVES))
+    curves.Reload()
+    names = {'loss', 'gradient', 'learning_rate', 'data_wait', 'score'}
+    assert set(curves.Tags()['scalars']) == names
+    assert [point.step for point in curves.Scalars('loss')] == [3, 6, 9]
+    assert [point.value for point in curves.Scalars('score')] == [1.0]
+
+
+def test_frozen_layers_stay_as_they_are_and_drop_nothing(tmp_path):
+    model = nn.Sequential(
+        nn.Sequential(nn.Conv2d(1, 4, 1), nn.BatchNorm2d(4), nn.Dropout(0.5)), nn.Conv2d(4, 1, 1)
+    )
+    model[0].requires_grad_(False)
+    before = {name: value.clone() for name, value in model[0].state_dict().items()}
+    seen = []
+
+    def watched(model, images):
+        seen.append((model[0][2].training, model[1].training))
+        return loss(model, images)
+
+    loop = TrainingLoop(model, task(loss=watched), SETTINGS, tmp_path)
+    weight = model[1].weight.detach().clone()
+    loop.run()
+    assert set(seen) == {(False, True)}
+    assert not torch.equal(model[1].weight, weight)
+    for name, value in loop.averaged[0].state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_float16_lowers_the_scale_of_its_loss_until_gradients_fit_and_goes_on(tmp_path):
+    settings = replace(SETTINGS, precision='float16', device='cpu', steps=12)
+
+    def large(model, images):
+        return 30 * loss(model, images)  # its gradients times 65536 are no float16
+
+    whole = trained(tmp_path / 'whole', settings, loss=large)
+    assert 1 <= whole._scaler.get_scale() < 65536
+    assert not torch.equal(whole.network[0].weight, network()[0].weight)
+    trained(tmp_path / 'parts', settings, stop_at=5, loss=large)
+    parts = trained(tmp_path / 'parts', settings, loss=large)
+    assert_same(parts, whole)
+    assert parts._scaler.get_scale() == whole._scaler.get_scale()
+
+
+def test_batch_smaller_than_its_parts_is_refused(tmp_path):
+    with pytest.raises(SettingError, match='batch is 4; 1 processes that accumulate 5 parts'):
+        trained(tmp_path, replace(SETTINGS, accumulate=5))
+
+
+def test_checkpoint_that_cannot_be_written_is_told_and_the_one_before_kept(tmp_path):
+    trained(tmp_path, stop_at=2)
+    (tmp_path / f'{LAST}.partial').mkdir()
+    with pytest.raises(TrainingError, match='last.pt: cannot be written: '):
+        trained(tmp_path)
+    assert torch.load(tmp_path / LAST, weights_only=True)['step'] == 2

@@ -1,7 +1,12 @@
 import math
 
 from dense_perception.labels import CAMVID, CITYSCAPES, conversion
-from dense_perception.training.losses import flow_loss, merge_classes, segmentation_loss
+from dense_perception.training.losses import (
+    flow_loss,
+    merge_classes,
+    overlap_loss,
+    segmentation_loss,
+)
 import pytest
 import torch
 import torch.nn.functional as F
@@ -120,5 +125,38 @@ def test_images_without_any_label_cost_nothing():
     logs = torch.randn(1, 3, 2, 2, requires_grad=True)
     loss = segmentation_loss(logs, torch.full((1, 2, 2), 255))
     loss.backward()
+    assert loss.item() == 0
+    assert (logs.grad == 0).all()
+
+
+def test_overlap_loss_of_certain_scores_is_one_minus_mean_iou():
+    random = torch.Generator().manual_seed(0)
+    truth = torch.randint(0, 3, (2, 6, 7), generator=random)
+    estimate = torch.randint(0, 3, (2, 6, 7), generator=random)
+    logs = (100.0 * F.one_hot(estimate, 4).permute(0, 3, 1, 2)).log_softmax(1)
+
+    ious = [
+        ((truth == label) & (estimate == label)).sum()
+        / ((truth == label) | (estimate == label)).sum()
+        for label in range(3)
+    ]
+    torch.testing.assert_close(overlap_loss(logs, truth), 1 - torch.stack(ious).mean())
+
+
+def test_overlap_loss_ignores_unlabelled_pixels():
+    logs = torch.tensor([[[[0.0, -9.0]], [[-9.0, 0.0]]]]).log_softmax(1)
+
+    both = overlap_loss(logs, torch.tensor([[[0, 255]]]))
+    alone = overlap_loss(logs[..., :1], torch.tensor([[[0]]]))
+
+    torch.testing.assert_close(both, alone)
+
+
+def test_overlap_loss_of_no_labelled_pixel_is_zero_with_a_gradient():
+    logs = torch.zeros(1, 2, 2, 2, requires_grad=True)
+
+    loss = overlap_loss(logs, torch.full((1, 2, 2), 255))
+    loss.backward()
+
     assert loss.item() == 0
     assert (logs.grad == 0).all()

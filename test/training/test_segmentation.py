@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import cv2
 from dense_perception.data.segmentation import camvid, LabelledImage
 from dense_perception.labels import CAMVID
@@ -5,8 +7,10 @@ from dense_perception.metrics.segmentation import ConfusionMatrix
 from dense_perception.networks.context import FrontEndContext
 from dense_perception.predictors.device import choose_placement
 from dense_perception.predictors.segmenter import Segmenter
-from dense_perception.training.loop import LoopSettings, Task, TrainingLoop
+from dense_perception.training.loop import Task, TrainingLoop
 from dense_perception.training.losses import segmentation_loss
+from dense_perception.training.samples import Samples
+from dense_perception.training.schedule import LoopSettings
 from dense_perception.training.segmentation import class_weights, RoadScenes, SegmentationRecipe
 from dense_perception.weights.checkpoint import Card, Preprocessing
 import numpy as np
@@ -118,3 +122,26 @@ def test_loss_of_a_network_that_knows_nothing_is_that_of_equal_classes(scenes):
     share = 1 + scenes.recipe.front_end_share
     assert low * share < loss < high * share
     loss.backward()
+
+
+def test_losses_of_the_parts_add_up_to_that_of_the_batch(scenes):
+    task, network = scenes.task(), scenes.card.build().eval()
+    whole = scenes.batch(np.random.default_rng(1), 3)
+    total = task.normalizer(whole)
+    parts = [scenes.batch(np.random.default_rng(1), 3, places) for places in ((0, 2), (1,))]
+    assert torch.equal(parts[0].fine, whole.fine)
+    assert torch.equal(parts[1].coarse, whole.coarse[[1]])
+    torch.testing.assert_close(sum(task.normalizer(part) for part in parts), total)
+    losses = [task.loss(network, part, total) for part in parts]
+    torch.testing.assert_close(sum(losses), task.loss(network, whole, total))
+
+
+def test_damaged_image_of_the_data_is_passed_over(scenes, tmp_path, caplog):
+    (tmp_path / 'train' / 'A_000000.png').write_bytes(b'no picture')
+    scenes.recipe = replace(scenes.recipe, rendered=0)
+    real = camvid(tmp_path, 'train')
+    scenes.real = Samples(real, largest_unreadable_share=0.5)
+    batch = scenes.batch(np.random.default_rng(0), 8)
+    assert batch.images.shape[0] == 8
+    assert scenes.task().unreadable() == 1
+    assert 'A_000000.png: 10 bytes that cannot be decoded' in caplog.text

@@ -243,3 +243,29 @@ def test_classes_of_a_segmentation_network_must_be_as_many_as_its_label_set_has(
     save_weights(path, network, replace(LABELS, label_set='cityscapes'))
     with pytest.raises(WeightsError, match='a.safetensors: .*11.*cityscapes.*19'):
         load_weights(path)
+
+
+def test_preprocessing_of_two_images_may_have_two_means():
+    preprocessing = Preprocessing('bgr', (1.0, 2.0, 3.0), 1.0, (4.0, 5.0, 6.0))
+    means = preprocessing.mean_of(torch.zeros(2, 3, 4, 4))
+    assert means[..., 0, 0].tolist() == [[1, 2, 3], [4, 5, 6]]
+    assert preprocessing.mean_of(torch.zeros(1, 3, 4, 4))[..., 0, 0].tolist() == [[1, 2, 3]]
+
+
+def test_own_mean_is_that_of_both_images_in_each_channel():
+    images = torch.arange(24.0).reshape(2, 3, 2, 2)
+    means = Preprocessing(own_mean=True).mean_of(images)
+    assert means.flatten().tolist() == [7.5, 11.5, 15.5]  # of 0 ... 3 and 12 ... 15, and so on
+
+
+def test_tile_and_means_come_back_from_the_file(tmp_path):
+    preprocessing = Preprocessing('bgr', second_mean=(4.0, 5.0, 6.0), own_mean=True)
+    card = replace(LABELS, tile=(900, 1100), preprocessing=preprocessing)
+    save_weights(tmp_path / 'a.safetensors', card.build(), card)
+    assert read_card(tmp_path / 'a.safetensors') == card
+
+
+@pytest.mark.parametrize('tile', [(900,), (900, 0), (900, 1.5), (1, 2, 3), (900, True)])
+def test_tile_must_be_two_numbers_of_pixels(tile):
+    with pytest.raises(WeightsError, match='it must be two numbers of pixels'):
+        replace(LABELS, tile=tile)

@@ -1,0 +1,1 @@
+"""What labels and flow say about the space around the camera."""

@@ -1,0 +1,216 @@
+"""Each network in the node, on images of the bundled drive."""
+
+from dense_perception.data.drives import rendered_drive, SHOWN_SEED
+from dense_perception.labels import CITYSCAPES
+from dense_perception.networks import (
+    CLASSIFIERS,
+    FLOW_NETWORKS,
+    NETWORKS,
+    PROPOSAL_NETWORKS,
+    SEGMENTATION_NETWORKS,
+)
+from dense_perception.predictors.choice import choose_network, FLOW, SEGMENTATION
+from dense_perception.predictors.device import choose_placement
+from dense_perception.predictors.flow_estimator import FlowEstimator
+from dense_perception.predictors.flow_refinement import refine_flow
+from dense_perception.predictors.segmenter import Segmenter
+from dense_perception.ros.messages import image_to_array, message_to_flow, message_to_labels
+from dense_perception.weights.checkpoint import Card, Preprocessing, save_weights
+import numpy as np
+import pytest
+from sensor_msgs.msg import Image
+import torch
+
+pytestmark = pytest.mark.ros
+
+# DeconvNet needs 193 rows at least; the others take any size.
+WIDTHS = dict.fromkeys(SEGMENTATION_NETWORKS, 64) | {'deconvnet': 260}
+# Each superpixel costs a pass of VGG-16, so this one is given few of them, in a weights file.
+SLOW = {'zoom_out': {'superpixels': 4}}
+CPU = choose_placement('cpu', 'float32')
+NO_LABELS, NO_FLOW = {'segmentation_weights': ''}, {'flow_weights': ''}
+
+
+@pytest.fixture(scope='module')
+def drive():
+    """Two images of the bundled drive at a fifth of its size, as a camera publishes them."""
+    frames = rendered_drive(SHOWN_SEED, 2).frames()
+    messages = []
+    for source in frames:
+        pixels = np.ascontiguousarray(source.image[::5, ::5])
+        message = Image(height=72, width=96, encoding='rgb8', step=96 * 3)
+        message.data.frombytes(pixels.tobytes())
+        message.header.frame_id = 'camera'
+        seconds, nanoseconds = divmod(source.stamp_ns, 10**9)
+        message.header.stamp.sec, message.header.stamp.nanosec = seconds, nanoseconds
+        messages.append(message)
+    return messages
+
+
+def shipped(network):
+    """Whether weights of a network come with the package."""
+    tasks = (SEGMENTATION, FLOW)
+    return any(
+        choose_network(task, '', task.default_weights).card.network == network for task in tasks
+    )
+
+
+def results(bench, drive, topic, **parameters):
+    """Run the node on the drive; return it and what it published."""
+    running = bench(max_flow_gap_s=60.0, **parameters)
+    heard = running.listen(topic)
+    camera = running.camera()
+    for message in drive:
+        processed = running.node.statistics.processed
+        camera.publish(message)
+        running.spin(lambda: running.node.statistics.processed > processed, 60.0)  # noqa: B023
+    running.spin(lambda: bool(heard))
+    assert running.node.statistics.bad == 0
+    assert heard[-1].header == drive[-1].header
+    assert (heard[-1].height, heard[-1].width) == (72, 96)
+    return running, heard[-1]
+
+
+def test_every_network_is_among_those_that_the_node_runs():
+    known = {**SEGMENTATION_NETWORKS, **FLOW_NETWORKS, **PROPOSAL_NETWORKS}
+    assert {**known, **CLASSIFIERS} == NETWORKS
+    wanted = 'front_end front_end_context fcn32s fcn16s fcn8s deconvnet crf_rnn super_parsing '
+    wanted += 'zoom_out hypercolumns flownet_simple flownet_corr deep_mask sharp_mask'
+    assert set(known) == set(wanted.split())
+
+
+@pytest.mark.parametrize('network', SEGMENTATION_NETWORKS)
+def test_each_segmentation_network_labels_the_bundled_drive(bench, drive, network, tmp_path):
+    given = 'drive'  # the default, which stands for no choice
+    if network in SLOW:
+        given = save(tmp_path, network, width='compact', **SLOW[network])
+    running, message = results(
+        bench,
+        drive[:1],
+        'labels',
+        segmentation_network=network,
+        segmentation_weights=given,
+        segmentation_width=WIDTHS[network],
+        **NO_FLOW,
+    )
+    assert message.encoding == 'mono8'
+    assert message_to_labels(message).max() < len(CITYSCAPES)
+    check_told(running, 'segmentation', network, trained=network in SLOW or shipped(network))
+
+
+@pytest.mark.parametrize('network', FLOW_NETWORKS)
+def test_each_flow_network_estimates_flow_on_the_bundled_drive(bench, drive, network):
+    running, message = results(bench, drive, 'flow', flow_network=network, **NO_LABELS)
+    flow = message_to_flow(message)
+    assert np.isfinite(flow).all()
+    assert flow.std() > 0
+    check_told(running, 'flow', network, trained=shipped(network))
+
+
+@pytest.mark.parametrize('network', PROPOSAL_NETWORKS)
+def test_each_proposal_network_ranks_masks_on_the_bundled_drive(bench, drive, network):
+    running, message = results(
+        bench,
+        drive[:1],
+        'proposals',
+        proposal_network=network,
+        proposal_width=96,
+        **NO_LABELS,
+        **NO_FLOW,
+    )
+    assert message.encoding == 'mono8'
+    ranks = np.frombuffer(message.data, np.uint8)
+    assert 0 < ranks.max() <= 254
+    check_told(running, 'proposal', network, trained=False)
+
+
+def check_told(running, task, network, trained):
+    """Diagnostics name the network, and warn where nothing has trained it."""
+    status, values = running.next_diagnostics()
+    assert values[f'{task} network'] == network
+    if trained:
+        assert status.level == status.OK
+        assert values[f'{task} weights'] not in ('', 'untrained')
+    else:
+        assert status.level == status.WARN
+        assert f'untrained: {task} network {network}' in status.message
+        assert values[f'{task} weights'] == 'untrained'
+
+
+@pytest.mark.parametrize('refinement', ['none', 'dense_crf', 'crf_rnn'])
+def test_labels_are_refined_as_the_parameter_says(bench, drive, refinement):
+    _, message = results(bench, drive[:1], 'labels', refinement=refinement, **NO_FLOW)
+    choice = choose_network(SEGMENTATION, '', 'drive')
+    segmenter = Segmenter(choice.network, choice.card, CPU, width=64, refinement=refinement)
+    expected = segmenter.segment(image_to_array(drive[0])).labels
+    np.testing.assert_array_equal(message_to_labels(message), expected)
+
+
+def test_network_and_refinement_are_chosen_together(bench, drive):
+    running, _ = results(
+        bench, drive[:1], 'labels', segmentation_network='fcn8s', refinement='crf_rnn', **NO_FLOW
+    )
+    _, values = running.next_diagnostics()
+    assert (values['segmentation network'], values['refinement']) == ('fcn8s', 'crf_rnn')
+
+
+def test_flow_is_refined_as_the_parameter_says(bench, drive):
+    _, refined = results(bench, drive, 'flow', flow_refinement='variational', **NO_LABELS)
+    first, second = map(image_to_array, drive)
+    choice = choose_network(FLOW, '', 'flow')
+    estimator = FlowEstimator(choice.network, choice.card, CPU, width=64)
+    expected = refine_flow(first, second, estimator.estimate(first, second))
+    np.testing.assert_array_equal(message_to_flow(refined), expected)
+
+
+def save(tmp_path, name, **arguments):
+    """Write weights of a network that labels, as a training leaves them; return their path."""
+    torch.manual_seed(0)
+    card = Card(name, {'classes': 19, **arguments}, Preprocessing(), 'cityscapes')
+    save_weights(tmp_path / 'mine.safetensors', card.build(), card)
+    return str(tmp_path / 'mine.safetensors')
+
+
+def test_weights_of_a_trained_crf_rnn_are_used_by_name_of_the_network(bench, drive, tmp_path):
+    path = save(tmp_path, 'crf_rnn', network='fcn8s', width='compact')
+    running, _ = results(
+        bench,
+        drive[:1],
+        'labels',
+        segmentation_network='crf_rnn',
+        segmentation_weights=path,
+        **NO_FLOW,
+    )
+    status, values = running.next_diagnostics()
+    assert status.level == status.OK
+    assert values['segmentation weights'] == path
+
+
+@pytest.mark.parametrize(
+    ('parameters', 'error'),
+    [
+        ({'segmentation_network': 'unet'}, "segmentation_network is 'unet'; known are front_end,"),
+        ({'flow_network': 'fcn8s'}, "flow_network is 'fcn8s'; known are flownet_simple,"),
+        ({'proposal_network': 'drive'}, "proposal_network is 'drive'; known are deep_mask"),
+        ({'proposal_weights': 'a'}, 'proposal_network is empty'),
+        ({'proposal_network': 'deep_mask', 'proposal_weights': 'flow'}, 'which hold flownet'),
+        ({'segmentation_network': 'fcn8s', 'segmentation_weights': ''}, 'switches it off'),
+        ({'segmentation_network': 'fcn8s', 'segmentation_weights': 'flow'}, 'asks for fcn8s'),
+        ({'refinement': 'blur'}, 'none, dense_crf, crf_rnn'),
+        ({'segmentation_network': 'crf_rnn', 'refinement': 'crf_rnn'}, 'set refinement: none'),
+    ],
+)
+def test_a_choice_that_cannot_be_is_refused_with_what_can(bench, parameters, error):
+    running = bench('unconfigured', **parameters)
+    assert not running.change('configure')
+    status, _ = running.next_diagnostics()
+    assert status.level == status.ERROR
+    assert error in status.message
+
+
+def test_weights_of_another_network_than_is_asked_for_are_refused_by_both_names(bench, tmp_path):
+    path = save(tmp_path, 'fcn16s', width='compact')
+    running = bench('unconfigured', segmentation_network='fcn8s', segmentation_weights=path)
+    assert not running.change('configure')
+    status, _ = running.next_diagnostics()
+    assert f'{path}, which hold fcn16s; segmentation_network asks for fcn8s' in status.message

@@ -1,0 +1,192 @@
+"""The policy of the node's enclave, against a running node and against real ROS 2 security."""
+
+from pathlib import Path
+import runpy
+import shutil
+import subprocess
+import sys
+import time
+from xml.etree import ElementTree
+
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+import pytest
+from rcl_interfaces.srv import SetParameters
+import rclpy
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import Image
+
+pytestmark = pytest.mark.ros
+
+ROOT = Path(__file__).parents[2]
+POLICY = ROOT / 'config' / 'sros2_policy.xml'
+# Rights that the node uses only where the distribution or another package gives it the topic.
+SOMETIMES = {
+    '/dense_perception/label_info/vision',  # with vision_msgs
+    '/dense_perception/get_type_description',  # from Iron on
+}
+
+
+@pytest.fixture
+def peer(ros_environment):
+    context = Context()
+    rclpy.init(context=context)
+    node = rclpy.create_node('peer', context=context)
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+    node.executor = executor
+    yield node
+    executor.shutdown()
+    node.destroy_node()
+    context.try_shutdown()
+
+
+def spin(peer, condition, timeout_s=30.0):
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, 'what the test waits for does not come'
+        peer.executor.spin_once(timeout_sec=0.05)
+
+
+def call(peer, kind, name, request):
+    client = peer.create_client(kind, f'/dense_perception/{name}')
+    spin(peer, client.service_is_ready)
+    # An answer is lost where the server does not know of the client yet, and nothing tells when.
+    settled = time.monotonic() + 0.5
+    spin(peer, lambda: time.monotonic() > settled)
+    future = client.call_async(request)
+    spin(peer, future.done)
+    return future.result()
+
+
+def policy():
+    """What the policy allows, as full names: kind of right to names."""
+    place = runpy.run_path(str(ROOT / 'tools' / 'make_keystore.py'))['Place']()
+    allowed = {'publish': set(), 'subscribe': set(), 'reply': set()}
+    for group in ElementTree.parse(POLICY).iterfind('.//profile/*'):
+        ((right, rule),) = group.attrib.items()
+        assert rule == 'ALLOW'
+        allowed[right] |= {place.topic(entry.text, 'dense_perception') for entry in group}
+    return allowed
+
+
+def graph(peer):
+    """What the node has, by the same kinds of right."""
+    node = ('dense_perception', '/')
+    found = {
+        'publish': peer.get_publisher_names_and_types_by_node(*node),
+        'subscribe': peer.get_subscriber_names_and_types_by_node(*node),
+        'reply': peer.get_service_names_and_types_by_node(*node),
+        'request': peer.get_client_names_and_types_by_node(*node),
+    }
+    return {kind: {name for name, _ in entries} for kind, entries in found.items()}
+
+
+def has(peer, *topics):
+    """Whether the peer knows the subscriptions already; discovery brings them one by one."""
+    try:
+        return {*topics} <= graph(peer)['subscribe']
+    except rclpy.node.NodeNameNonExistentError:
+        return False
+
+
+def test_the_policy_allows_what_the_running_node_does_and_nothing_else(launched, peer):
+    launched('drive.launch.py', 'use_sim_time:=true', 'device:=cpu')
+    spin(peer, lambda: has(peer, '/camera/image_raw', '/camera/camera_info'))
+    used = graph(peer)
+    for label in ('deactivate', 'cleanup'):
+        request = ChangeState.Request(transition=Transition(label=label))
+        assert call(peer, ChangeState, 'change_state', request).success
+    other = {'image_transport': 'compressed', 'proposal_network': 'deep_mask'}
+    request = SetParameters.Request(
+        parameters=[
+            Parameter(name, value=value).to_parameter_msg() for name, value in other.items()
+        ]
+    )
+    results = call(peer, SetParameters, 'set_parameters', request).results
+    assert all(result.successful for result in results)
+    for label in ('configure', 'activate'):
+        request = ChangeState.Request(transition=Transition(label=label))
+        assert call(peer, ChangeState, 'change_state', request).success
+    spin(peer, lambda: has(peer, '/camera/image_raw/compressed', '/camera/camera_info'))
+    for kind, names in graph(peer).items():
+        used[kind] |= names
+    assert used.pop('request') == set()  # it calls nobody
+    allowed = policy()
+    missing = {kind: used[kind] - allowed[kind] for kind in used}
+    assert not any(missing.values()), f'the policy lacks {missing}'
+    idle = {kind: allowed[kind] - used[kind] - SOMETIMES for kind in used}
+    assert not any(idle.values()), f'the node does not use {idle}'
+
+
+@pytest.fixture
+def secured(ros_environment, tmp_path):
+    """The environment of a process under the policy, in the keystore that the tool makes."""
+    if not shutil.which('openssl'):
+        pytest.skip('openssl is not installed')
+    keystore = tmp_path / 'keystore'
+    tool = [sys.executable, ROOT / 'tools' / 'make_keystore.py', keystore]
+    subprocess.run(tool, env=ros_environment, check=True, capture_output=True)
+    return {
+        **ros_environment,
+        'ROS_SECURITY_KEYSTORE': str(keystore),
+        'ROS_SECURITY_ENABLE': 'true',
+        'ROS_SECURITY_STRATEGY': 'Enforce',
+        'ROS_SECURITY_ENCLAVE_OVERRIDE': '/dense_perception',
+    }
+
+
+def start_of_a_participant(environment):
+    """What comes of a node in the node's enclave: nothing where all is well, else the error."""
+    code = 'import rclpy; rclpy.init(); rclpy.create_node("dense_perception"); rclpy.shutdown()'
+    done = subprocess.run(
+        [sys.executable, '-c', code], env=environment, capture_output=True, text=True, check=False
+    )
+    return done.stderr if done.returncode else ''
+
+
+NO_SECURITY = "This Fast DDS version doesn't have the security libraries"
+
+
+def test_ros_takes_the_keystore_of_the_tool_as_far_as_its_middleware_goes(secured):
+    # Without an enclave of this name, or with a file less, ROS 2 would say so instead.
+    error = start_of_a_participant(secured)
+    assert not error or NO_SECURITY in error
+
+
+def test_under_enforcement_no_node_starts_without_an_enclave(secured):
+    error = start_of_a_participant(secured | {'ROS_SECURITY_ENCLAVE_OVERRIDE': '/stranger'})
+    assert 'SECURITY ERROR' in error
+
+
+def test_a_stranger_reads_labels_and_injects_images_only_where_there_is_no_security(
+    secured, ros_environment, peer, tmp_path
+):
+    unprotected = NO_SECURITY in start_of_a_participant(secured)
+    command = [
+        *(sys.executable, ROOT / 'scripts' / 'perception_node', '--ros-args'),
+        *('-p', 'autostart:=true', '-p', 'device:=cpu', '-p', 'segmentation_width:=64'),
+        *('-p', "flow_weights:=''", '-r', 'image:=/camera/image_raw'),
+        *('-r', 'camera_info:=/camera/camera_info'),
+    ]
+    log = tmp_path / 'node.txt'
+    labels = []
+    peer.create_subscription(Image, '/dense_perception/labels', labels.append, 10)
+    camera = peer.create_publisher(Image, '/camera/image_raw', 10)
+    environment = ros_environment if unprotected else secured
+    with log.open('wb') as output:
+        node = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+    try:
+        spin(peer, lambda: 'active; listening' in log.read_text() or node.poll(), timeout_s=60)
+        image = Image(height=48, width=64, encoding='rgb8', step=192, data=bytes(48 * 192))
+        deadline = time.monotonic() + (20 if unprotected else 5)
+        while not labels and time.monotonic() < deadline:
+            camera.publish(image)
+            peer.executor.spin_once(timeout_sec=0.1)
+        assert node.poll() is None, log.read_text()
+    finally:
+        node.terminate()
+        node.wait(20)
+    assert bool(labels) == unprotected
