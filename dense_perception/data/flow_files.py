@@ -5,6 +5,7 @@ from typing import Any
 
 import cv2
 from dense_perception.arrays import Flow, Mask
+from dense_perception.data.picture_files import decode_pixels
 from dense_perception.errors import InputError
 import numpy as np
 from numpy.typing import NDArray
@@ -50,9 +51,7 @@ def read_kitti_flow(path: Path) -> tuple[Flow, Mask]:
     :returns: flow (H, W, 2) float32 in pixels, zero where unknown; known (H, W) bool.
     :raises InputError: no PNG with three 16-bit channels.
     """
-    content = np.frombuffer(read_content(path), np.uint8)
-    # OpenCV raises an error of its own for nothing at all.
-    coded = cv2.imdecode(content, cv2.IMREAD_UNCHANGED) if content.size else None
+    coded = decode_pixels(path, read_content(path), cv2.IMREAD_UNCHANGED)
     try:
         return flow_from_samples(coded)
     except InputError as error:

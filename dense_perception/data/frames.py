@@ -7,6 +7,7 @@ from typing import Any
 
 import cv2
 from dense_perception.arrays import Image, Labels
+from dense_perception.data.picture_files import read_pixels
 from dense_perception.errors import InputError
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +49,7 @@ def read_picture(path: Path) -> Image:
 
     :raises InputError: the file is missing or cannot be decoded.
     """
-    return _rgb(_decoded(path, cv2.IMREAD_COLOR))
+    return _rgb(read_pixels(path, cv2.IMREAD_COLOR))
 
 
 def read_label_picture(path: Path) -> Labels:
@@ -58,7 +59,7 @@ def read_label_picture(path: Path) -> Labels:
     :returns: (H, W) uint8.
     :raises InputError: the file is missing, cannot be decoded, or is not one 8-bit channel.
     """
-    labels = _decoded(path, cv2.IMREAD_UNCHANGED)
+    labels = read_pixels(path, cv2.IMREAD_UNCHANGED)
     if labels.ndim != 2 or labels.dtype != np.uint8:
         channels = 1 if labels.ndim == 2 else labels.shape[2]
         raise InputError(
@@ -111,19 +112,6 @@ def _video_frames(path: Path, rate: float | None) -> Iterator[Frame]:
 def _stamp_ns(number: int, rate: float) -> int:
     """Time of one frame, without the drift of adding up rounded periods."""
     return round(number * 1e9 / rate)
-
-
-def _decoded(path: Path, flags: int) -> NDArray[Any]:
-    try:
-        data = np.fromfile(path, np.uint8)
-    except OSError as error:
-        raise InputError(f'{path}: cannot be read: {error.strerror}') from error
-    picture = None
-    if data.size:  # OpenCV asserts that there is something to decode
-        picture = cv2.imdecode(data, flags | cv2.IMREAD_IGNORE_ORIENTATION)
-    if picture is None:
-        raise InputError(f'{path}: {data.size} bytes that cannot be decoded as a picture')
-    return picture
 
 
 def _rgb(picture: NDArray[Any]) -> Image:

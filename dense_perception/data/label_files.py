@@ -9,6 +9,7 @@ from typing import Any
 import cv2
 from dense_perception.arrays import Labels
 from dense_perception.data.flow_files import read_content
+from dense_perception.data.picture_files import read_pixels
 from dense_perception.errors import InputError
 from dense_perception.labels import (
     CITYSCAPES_IDS,
@@ -174,7 +175,7 @@ def read_values(path: Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
 
     :raises InputError: missing, cannot be decoded, or of another kind.
     """
-    values = _decoded(path)
+    values = read_pixels(path, cv2.IMREAD_UNCHANGED)
     if values.ndim != 2 or values.dtype not in (np.uint8, np.uint16):
         raise InputError(
             f'{path}: {_kind(values)}; it must have one 8- or 16-bit channel of label ids'
@@ -185,20 +186,11 @@ def read_values(path: Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
 
 def _read_colors(path: Path) -> NDArray[np.uint32]:
     """Read a label picture in colour as one number per pixel, 0xRRGGBB; alpha does not count."""
-    picture = _decoded(path)
+    picture = read_pixels(path, cv2.IMREAD_UNCHANGED)
     if picture.ndim != 3 or picture.dtype != np.uint8:
         raise InputError(f'{path}: {_kind(picture)}; it must have three 8-bit channels of colour')
     blue, green, red = (picture[:, :, channel].astype(np.uint32) for channel in range(3))
     return np.asarray(red << 16 | green << 8 | blue, np.uint32)
-
-
-def _decoded(path: Path) -> NDArray[Any]:
-    content = np.frombuffer(read_content(path), np.uint8)
-    # OpenCV raises an error of its own for nothing at all.
-    picture = cv2.imdecode(content, cv2.IMREAD_UNCHANGED) if content.size else None
-    if picture is None:
-        raise InputError(f'{path}: {content.size} bytes that cannot be decoded as a picture')
-    return picture
 
 
 def _kind(picture: NDArray[Any]) -> str:

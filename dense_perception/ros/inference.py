@@ -74,8 +74,9 @@ class Inference:
                 self._process(message)
             except InputError as error:
                 self._count_bad(str(error))
-            # Whatever a frame brings, the next one is served: out of GPU memory, for example.
-            except Exception as error:  # noqa: BLE001
+            # Whatever a frame brings, the next one is served: out of GPU memory, for example, or
+            # a library that calls sys.exit, which would end this thread without a word.
+            except BaseException as error:  # noqa: BLE001
                 if not self._node.context.ok():  # interrupted while publishing
                     return
                 self._count_bad(explain(error))
@@ -173,7 +174,7 @@ class Inference:
         self._outputs.publish('camera_info', info)
 
 
-def explain(error: Exception) -> str:
+def explain(error: BaseException) -> str:
     """Say what went wrong; the type of an error that is not ours says more than its text."""
     ours = isinstance(error, DensePerceptionError)
     return str(error) if ours else f'{type(error).__name__}: {error}'

@@ -7,9 +7,10 @@ from typing import Any
 
 import cv2
 from dense_perception.arrays import Flow, Image, Labels
+from dense_perception.data.picture_files import MAX_PIXELS
 from dense_perception.errors import InputError
 from dense_perception.labels import LabelSet, UNLABELLED
-from dense_perception.predictors.compression import decode_picture, MAX_PIXELS
+from dense_perception.predictors.compression import decode_picture
 import numpy as np
 from numpy.typing import NDArray
 from sensor_msgs.msg import CameraInfo, CompressedImage, RegionOfInterest

@@ -198,15 +198,33 @@ def load_weights(path: Path) -> tuple[nn.Module, Card]:
     """
     card = read_card(path)
     try:
-        network = card.build()
         if card.label_set:
             _check_classes(card)
+        with torch.device('meta'):  # takes no memory, whatever size the card asks for
+            described = card.build()
     except WeightsError as error:
         raise WeightsError(f'{path}: {error}') from error
+    _check_shapes(path, described)
+    network = card.build()
     with safe_open(path, 'pt') as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     fill(network, tensors, str(path))
     return network.eval(), card
+
+
+def _check_shapes(path: Path, network: nn.Module) -> None:
+    """Refuse a file whose tensors are not the network's, without reading them."""
+    with safe_open(path, 'pt') as file:
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    _refuse_misfits(network, shapes, str(path))
+
+
+def _refuse_misfits(network: nn.Module, shapes: Mapping[str, Shape], source: str) -> None:
+    expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    if problems := misfits(expected, shapes):
+        raise WeightsError(
+            f'{source} does not fit {type(network).__name__}: {"; ".join(problems)}'
+        )
 
 
 def _check_classes(card: Card) -> None:
@@ -224,15 +242,8 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None
     :param source: where they come from, for the message.
     :raises WeightsError: names are missing, extra or misshapen; every one is told.
     """
+    _refuse_misfits(network, {name: tuple(value.shape) for name, value in tensors.items()}, source)
     expected = network.state_dict()
-    problems = misfits(
-        {name: tuple(value.shape) for name, value in expected.items()},
-        {name: tuple(value.shape) for name, value in tensors.items()},
-    )
-    if problems:
-        raise WeightsError(
-            f'{source} does not fit {type(network).__name__}: {"; ".join(problems)}'
-        )
     network.load_state_dict({name: tensors[name].to(value) for name, value in expected.items()})
 
 

@@ -3,6 +3,7 @@ import zlib
 
 import cv2
 from dense_perception.data.flow_files import read_kitti_flow, write_kitti_flow
+from dense_perception.data.picture_files import PictureHeader, read_header, read_pixels
 from dense_perception.data.road_world import RoadWorld, RoadWorldSettings
 from dense_perception.errors import InputError
 from dense_perception.predictors.compression import (
@@ -11,8 +12,6 @@ from dense_perception.predictors.compression import (
     decode_picture,
     encode_flow,
     encode_labels,
-    PictureHeader,
-    read_header,
     scaled_flow,
 )
 import numpy as np
@@ -195,3 +194,21 @@ def test_other_content_is_refused_by_what_it_is():
         encode_flow(np.zeros((4, 4, 3), np.float32))
     with pytest.raises(InputError, match='known pixels are'):
         encode_flow(np.zeros((4, 4, 2), np.float32), np.ones((4, 5), bool))
+
+
+def test_file_that_claims_more_than_its_bytes_can_hold_is_refused_by_name(tmp_path):
+    path = tmp_path / 'small.png'
+    path.write_bytes(png(8000, 8000))
+
+    with pytest.raises(InputError, match=r'small.png: PNG picture of 8000 x 8000 .* cannot hold'):
+        read_pixels(path, cv2.IMREAD_UNCHANGED)
+
+
+def test_chunk_that_claims_more_than_the_file_holds_is_refused_before_it_is_read(tmp_path):
+    content = bytearray(encoded('.png'))
+    content[33:37] = (2**31 - 1).to_bytes(4, 'big')  # length of what follows the header
+    path = tmp_path / 'chunk.png'
+    path.write_bytes(content)
+
+    with pytest.raises(InputError, match='chunk.png: PNG picture of 47 x 33 .* damaged'):
+        read_pixels(path, cv2.IMREAD_UNCHANGED)

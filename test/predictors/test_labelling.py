@@ -88,7 +88,9 @@ def test_zoomed_labels_and_confidence_are_those_of_interpolated_probabilities(ca
     shares = exact(scores, enlargement).exp()
     near = shares.amax(0) - shares.gather(0, torch.from_numpy(ours).long()[None])[0]
     assert near.max() <= 1e-6
-    assert (ours != theirs).sum() <= (near > 0).sum() + (near == 0).sum() * 0.02
+    # Where the best two are equal, rounding decides; nowhere else may the labels differ.
+    tied = (shares >= shares.amax(0) - 1e-6).sum(0).numpy() > 1
+    np.testing.assert_array_equal(ours[~tied], theirs[~tied])
     assert np.abs(confidence.astype(int) - expected).max() <= 1
 
 

@@ -23,6 +23,15 @@ ENVIRONMENT = {
 }
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Compute here with as many threads as the processes do; sums depend on them."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def checkpoint(folder):
     return torch.load(folder / LAST, weights_only=True)
 

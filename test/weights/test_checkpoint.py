@@ -1,6 +1,7 @@
-from dataclasses import replace
+from dataclasses import asdict, replace
 import json
 import pickle
+import resource
 import struct
 
 from dense_perception.errors import WeightsError
@@ -269,3 +270,19 @@ def test_tile_and_means_come_back_from_the_file(tmp_path):
 def test_tile_must_be_two_numbers_of_pixels(tile):
     with pytest.raises(WeightsError, match='it must be two numbers of pixels'):
         replace(LABELS, tile=tile)
+
+
+def test_card_that_asks_for_gigabytes_is_refused_before_they_are_taken(tmp_path):
+    path = tmp_path / 'a.safetensors'
+    save_weights(path, FlowNetSimple(width=1 / 32), FLOW)
+    save_file(
+        load_file(path),
+        path,
+        {'dense_perception': json.dumps(asdict(replace(FLOW, arguments={'width': 40.0})))},
+    )
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    with pytest.raises(WeightsError, match='does not fit FlowNetSimple'):
+        load_weights(path)
+
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kilobytes
