@@ -138,7 +138,7 @@ def _add_report_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         '--baseline', type=Path, action='append', default=[], metavar='REPORT_JSON'
     )
-    for option, side in (('--at-least', 'below'), ('--at-most', 'above')):
+    for option, side in (('--fail-below', 'below'), ('--fail-above', 'above')):
         command.add_argument(
             option,
             action='append',
@@ -229,8 +229,8 @@ def _finish(
     """Write and print a report; returns the exit status."""
     run = clock.describe(['evaluate', *options.words], predictors.placement)
     report = replace(report, run=run)
-    gates = [Gate.parse(text, lowest=True) for text in options.at_least]
-    gates += [Gate.parse(text, lowest=False) for text in options.at_most]
+    gates = [Gate.parse(text, lowest=True) for text in options.fail_below]
+    gates += [Gate.parse(text, lowest=False) for text in options.fail_above]
     comparisons = [compare(report, read_report(path), str(path)) for path in options.baseline]
     results = check_gates(report, gates)
     write_report(report, options.out / 'report.json')

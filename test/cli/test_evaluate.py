@@ -58,9 +58,9 @@ def test_a_data_set_leaves_a_report_with_the_score_of_its_folders(pictures, caps
 @pytest.mark.parametrize(
     ('gate', 'status'),
     [
-        (('--at-least', 'pixel_accuracy=0'), 0),
-        (('--at-least', 'pixel_accuracy=1'), FAILED_STATUS),
-        (('--at-most', 'pixel_accuracy=1'), 0),
+        (('--fail-below', 'pixel_accuracy=0'), 0),
+        (('--fail-below', 'pixel_accuracy=1'), FAILED_STATUS),
+        (('--fail-above', 'pixel_accuracy=1'), 0),
     ],
 )
 def test_a_gate_decides_the_exit_status(pictures, gate, status):
