@@ -162,7 +162,7 @@ def _train_road(options: argparse.Namespace, processes: Processes) -> None:
     if options.leave_out:
         real, validation = split_sequence(real, options.leave_out)
     scenes = RoadScenes(recipe, real, validation)
-    network = scenes.start(Path(options.initial) if options.initial else None)
+    network = scenes.start(read_initial(options.initial) if options.initial else None)
     _run(TrainingLoop(network, scenes.task(), recipe, options.out, processes))
 
 

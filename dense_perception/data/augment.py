@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
+import math
 
 import cv2
 from dense_perception.arrays import Image
@@ -9,6 +11,7 @@ from dense_perception.data.flow import FlowPair
 from dense_perception.data.segmentation import LabelledImage
 from dense_perception.labels import UNLABELLED
 import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -67,20 +70,20 @@ def augment_pair(random: np.random.Generator, pair: FlowPair, crop: Crop) -> Flo
     first, second = (
         np.asarray(cv2.resize(image[part], size), np.uint8) for image in (pair.first, pair.second)
     )
-    stretch = (crop.width / columns, crop.height / rows)
     known = pair.valid[part].astype(np.float32)
-    flow = cv2.resize(pair.flow[part] * known[:, :, None], size) * stretch
+    flow = cv2.resize(pair.flow[part] * known[:, :, None], size)
     valid = np.asarray(cv2.resize(known, size)) > 0.999  # interpolated from known flow alone
     mirror = np.s_[:, ::-1] if random.random() < 0.5 else np.s_[:, :]
     turn = np.s_[::-1] if random.random() < 0.5 else np.s_[:]
-    sign = [-1 if mirror[1].step else 1, -1 if turn.step else 1]
+    stretch = np.array([crop.width / columns, crop.height / rows], np.float32)
+    stretch *= np.array([-1 if mirror[1].step else 1, -1 if turn.step else 1], np.float32)
     first, second = (np.ascontiguousarray(image[mirror][turn]) for image in (first, second))
     first, second = change_colors(random, [first, second])
     return replace(
         pair,
         first=first,
         second=second,
-        flow=np.asarray(flow[mirror][turn] * sign, np.float32),
+        flow=np.asarray(flow[mirror][turn] * stretch, np.float32),
         valid=np.ascontiguousarray(valid[mirror][turn]),
     )
 
@@ -100,11 +103,22 @@ def change_colors(random: np.random.Generator, images: Sequence[Image]) -> list[
     sigma = float(abs(random.normal(0, 0.02)) * 255)
     changed = []
     for image in images:
-        result = np.asarray(cv2.LUT(np.ascontiguousarray(image), table), np.int16)
+        result = cv2.LUT(np.ascontiguousarray(image), table)
         if sigma > 1:
-            noise = np.empty(result.shape, np.int16)
-            cv2.setRNGSeed(int(random.integers(2**31)))
-            cv2.randn(noise, np.zeros(3), np.full(3, sigma))
-            result += noise
-        changed.append(np.clip(result, 0, 255).astype(np.uint8))
+            result = cv2.add(result, _noise(random, result.shape, sigma), dtype=cv2.CV_8U)
+        changed.append(np.asarray(result, np.uint8))
     return changed
+
+
+def _noise(random: np.random.Generator, shape: Sequence[int], sigma: float) -> NDArray[np.int16]:
+    """Cut noise from a long roll of it, ten times faster than to draw every number anew."""
+    size = math.prod(shape)
+    roll = _noise_roll()
+    start = int(random.integers(max(1, len(roll) - size + 1)))
+    cut = roll[start : start + size] if size <= len(roll) else np.resize(roll, size)
+    return np.rint(cut * np.float32(sigma)).astype(np.int16).reshape(shape)
+
+
+@lru_cache
+def _noise_roll() -> NDArray[np.float32]:
+    return np.random.default_rng(0).standard_normal(2**22, np.float32)

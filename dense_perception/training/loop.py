@@ -103,6 +103,8 @@ class TrainingLoop:
                 f'{settings.accumulate} parts each need at least {self._parts}'
             )
         self.device = processes.place(choose_placement(settings.device, 'float32').device)
+        # Crops have one size: cuDNN may look for the fastest kernels once.
+        torch.backends.cudnn.benchmark = self.device.type == 'cuda'
         self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         processes.take_first(self.network)
         self.averaged = copy.deepcopy(self.network).requires_grad_(False)
@@ -275,8 +277,8 @@ class TrainingLoop:
                 else:
                     size = len(range(place, settings.batch, self._parts))
                     loss = task.loss(self.network, part) * (size / settings.batch)
-            value += loss.item()
             self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            value += loss.item()  # waits for the device; after all is queued
         return value
 
     def _update(self) -> float:
@@ -323,11 +325,14 @@ class TrainingLoop:
         # A short run would otherwise still average over its random start.
         decay = min(self.settings.average, (1 + self.step) / (10 + self.step))
         state = self.network.state_dict()
+        averaged, new = [], []
         for name, value in self.averaged.state_dict().items():
             if value.is_floating_point():
-                value.lerp_(state[name], 1 - decay)
+                averaged.append(value)
+                new.append(state[name])
             else:
                 value.copy_(state[name])
+        torch._foreach_lerp_(averaged, new, 1 - decay)  # one call: a GPU is kept busy
 
     def _keep_best(self, scores: Mapping[str, float]) -> None:
         """Save the averaged weights where they score better than any before."""

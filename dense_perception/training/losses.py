@@ -1,6 +1,7 @@
 """Losses of segmentation and flow."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from dense_perception.labels import UNLABELLED
 import torch
@@ -27,8 +28,18 @@ def merge_classes(scores: Tensor, table: Tensor, classes: int) -> Tensor:
     :returns: (N, classes, H, W).
     """
     logs = F.log_softmax(scores, 1)
-    merged = [torch.logsumexp(logs[:, table == index], 1) for index in range(classes)]
+    members = _members(tuple(table.tolist()), classes, scores.device)
+    merged = [torch.logsumexp(logs.index_select(1, places), 1) for places in members]
     return torch.stack(merged, 1)
+
+
+@lru_cache(maxsize=8)
+def _members(table: tuple[int, ...], classes: int, device: torch.device) -> list[Tensor]:
+    """Return the fine classes of each coarse one; kept, so that a GPU need not be waited for."""
+    return [
+        torch.tensor([fine for fine, coarse in enumerate(table) if coarse == index], device=device)
+        for index in range(classes)
+    ]
 
 
 def segmentation_loss(logs: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -57,16 +68,15 @@ def overlap_loss(logs: Tensor, labels: Tensor) -> Tensor:
     :param labels: (N, H, W) int64; 255 is ignored.
     """
     labels = labels.to(logs.device)
-    known = labels != UNLABELLED
-    if not known.any():
-        return logs.sum() * 0
-    share = logs.exp() * known[:, None]
-    true = labels[known]  # (pixels,)
-    hit = share.gather(1, labels.where(known, 0)[:, None])[:, 0][known]
-    both = hit.new_zeros(logs.shape[1]).index_add(0, true, hit)
-    size = torch.bincount(true, minlength=logs.shape[1])
+    classes = torch.arange(logs.shape[1], device=logs.device)[:, None, None]
+    true = labels[:, None] == classes  # (N, C, H, W); no pixel is picked out: a GPU never waits
+    share = logs.exp() * (labels != UNLABELLED)[:, None]
+    size = true.sum((0, 2, 3))
+    both = (share * true).sum((0, 2, 3))
+    present = size > 0
     union = share.sum((0, 2, 3)) + size - both
-    return 1 - (both / union.clamp_min(1e-6))[size > 0].mean()
+    count = present.sum()
+    return count.clamp_max(1) - (both / union.clamp_min(1e-6) * present).sum() / count.clamp_min(1)
 
 
 def segmentation_costs(logs: Tensor, labels: Tensor, weights: Tensor) -> Tensor:

@@ -20,13 +20,13 @@ from dense_perception.training.batch_norm import (
     keep_function,
     normalize_convolutions,
 )
+from dense_perception.training.initial import fill_from, Initial
 from dense_perception.training.loop import generators, Task
 from dense_perception.training.losses import merge_classes, overlap_loss, segmentation_costs
 from dense_perception.training.samples import Samples
 from dense_perception.training.saving import save_trained
 from dense_perception.training.schedule import LoopSettings
 from dense_perception.weights.checkpoint import Card, Preprocessing
-from dense_perception.weights.narrow_vgg import read_narrow_vgg
 import numpy as np
 import torch
 from torch import nn, Tensor
@@ -85,7 +85,8 @@ class RoadScenes:
         )
         self.validation = Cached(validation)
         self.rendered = Samples(RenderedImages(0, recipe.drives), memory_mb=recipe.memory_mb / 2)
-        self.held_out = Cached(RenderedImages(VALIDATION_SEED, 10, frames=4))
+        # Enough drives that each of the 19 classes is seen: some have no train, for example.
+        self.held_out = Cached(RenderedImages(VALIDATION_SEED, 40, frames=3, spacing=80))
         self.table = torch.from_numpy(conversion(CITYSCAPES, CAMVID)[: len(CITYSCAPES)].copy())
         self.coarse_weights = class_weights(self.real.readable(), len(CAMVID), recipe.rarity)
         some = self.rendered.readable(max(1, len(self.rendered) // 100))
@@ -101,25 +102,26 @@ class RoadScenes:
             label_set=CITYSCAPES.name,
         )
 
-    def start(self, initial: Path | None = None) -> nn.Module:
+    def start(self, initial: Initial | None = None) -> nn.Module:
         """
-        Return the network to train, its front end filled from a narrow VGG where one is given.
+        Return the network to train.
 
-        :raises WeightsError: the file cannot be used.
+        :param initial: weights to start from: a narrow VGG, or a network to go on with.
+        :raises WeightsError: they do not fit.
         """
         torch.manual_seed(self.recipe.seed)
         network = self.card.build()
         assert isinstance(network, FrontEndContext)
-        front_end, known = network.front_end, []
+        fresh = list(network.state_dict())
         if initial is not None:
-            tensors = read_narrow_vgg(initial, self.card.preprocessing)
-            missing = front_end.load_state_dict(tensors, strict=False)
-            assert not missing.unexpected_keys
-            known = [name.removesuffix('.weight') for name in tensors if name.endswith('.weight')]
+            fresh = fill_from(network, initial, CITYSCAPES)
         if self.recipe.batch_norm:
-            normalize_convolutions(network)
+            names = normalize_convolutions(network)
+            known = [
+                name.removeprefix('front_end.') for name in names if f'{name}.weight' not in fresh
+            ]
             some = self.batch(np.random.default_rng(self.recipe.seed), 16).images
-            keep_function(front_end, known, preprocess(some, self.card.preprocessing))
+            keep_function(network.front_end, known, preprocess(some, self.card.preprocessing))
         return network
 
     def task(self) -> Task:
@@ -208,8 +210,7 @@ class RoadScenes:
         samples = coarse_samples + fine_samples
         loss = scores.new_zeros(())
         if count:
-            table = self.table.to(scores.device)
-            logs = merge_classes(scores[:count], table, len(CAMVID))
+            logs = merge_classes(scores[:count], self.table, len(CAMVID))
             labels = _every_second(part.coarse, part)
             costs = segmentation_costs(logs, labels, self.coarse_weights)
             loss = loss + costs / max(coarse_weight, 1e-9) * coarse_samples / samples

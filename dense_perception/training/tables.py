@@ -24,7 +24,7 @@ from dense_perception.training.flow import FlowRecipe, MovingScenes, Pairs
 from dense_perception.training.initial import Initial
 from dense_perception.training.labelled import LabelledRecipe, LabelledScenes
 from dense_perception.training.loop import TrainingLoop
-from dense_perception.weights.checkpoint import load_weights
+from dense_perception.weights.checkpoint import Card, load_weights
 
 Method: TypeAlias = Callable[[Image, Image], Flow]
 
@@ -91,7 +91,7 @@ def segmentation_rows(
             yield {
                 'network': row.title + suffix,
                 'parameters': sum(value.numel() for value in network.parameters()),
-                'steps': own.steps,
+                'steps': steps_of(card),
                 'images': len(scored),
                 'mean_iou': round(matrix.mean_iou, 4),
                 'pixel_accuracy': round(matrix.pixel_accuracy, 4),
@@ -131,11 +131,17 @@ def flow_rows(
 
         methods: dict[str, Method] = {title: estimator.estimate, f'{title}+v': refined}
         for name, method in methods.items():
-            yield {'method': name, 'parameters': parameters, 'steps': own.steps} | _errors(
+            yield {'method': name, 'parameters': parameters, 'steps': steps_of(card)} | _errors(
                 method, sets
             )
     for name, method in peers.items():
         yield {'method': name, 'parameters': 0, 'steps': 0} | _errors(method, sets)
+
+
+def steps_of(card: Card) -> int:
+    """Return for how many steps weights were trained, as their own record has it."""
+    recipe: Mapping[str, Any] = card.notes['recipe']
+    return int(recipe['steps'])
 
 
 def write_rows(path: Path, rows: Iterator[dict[str, Any]], notes: Mapping[str, str]) -> None:
