@@ -29,7 +29,7 @@ def test_every_recipe_can_be_read():
 
 
 def test_recipes_of_the_shipped_weights_can_be_read():
-    assert SegmentationRecipe.from_yaml(CONFIG / 'segmentation.yaml').rendered == 3
+    assert SegmentationRecipe.from_yaml(CONFIG / 'segmentation.yaml').rendered == 6
     assert FlowRecipe.from_yaml(CONFIG / 'flow.yaml').rendered == 2
 
 
