@@ -116,7 +116,8 @@ def _list(_: argparse.Namespace) -> None:
         ]
         print('  '.join(cells).rstrip())
     print(
-        'GMAC at 512 x 1024, on CPU or GPU; * ships with the package; fetch or import the others'
+        'GMAC at 512 x 1024, on CPU or GPU, of mask networks at one scale; * ships with the '
+        'package; fetch or import the others'
     )
 
 

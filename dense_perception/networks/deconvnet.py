@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from dense_perception.errors import InputError
 from dense_perception.networks.vgg16 import SHAPES, STAGES
 import torch
 from torch import nn, Tensor
@@ -11,6 +12,9 @@ import torch.nn.functional as F
 MIRRORED_STAGES = tuple(
     tuple(name.replace('conv', 'deconv') for name in names) for names in reversed(STAGES)
 )
+
+# Rows and columns of an image, at least: poolings that round up leave the 7 that fc6 needs.
+SMALLEST = 6 * 2 ** len(STAGES) + 1
 
 
 class Switches(NamedTuple):
@@ -53,7 +57,17 @@ class DeconvNet(nn.Module):
         self._initialise()
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return class scores, before softmax, one for each pixel."""
+        """
+        Return class scores, before softmax, one for each pixel.
+
+        :raises InputError: the image has fewer than SMALLEST rows or columns.
+        """
+        height, width = image.shape[2:]
+        if min(height, width) < SMALLEST:
+            raise InputError(
+                f'an image of {height} x {width} pixels is too small for DeconvNet; at least '
+                f'{SMALLEST} rows and columns are needed, 224 in the paper'
+            )
         values = image
         stack: list[Switches] = []
         for names in STAGES:

@@ -116,7 +116,10 @@ class FlowNet(nn.Module, ABC):
 
     def levels(self, first: Tensor, second: Tensor) -> list[Tensor]:
         """Return flow / 20 at levels 6, 5, 4, 3, 2, to train on all of them."""
-        level2, level3 = self.encode(first, second)
+        return self.decode(*self.encode(first, second))
+
+    def decode(self, level2: Tensor, level3: Tensor) -> list[Tensor]:
+        """Return what `levels` does, from what `encode` gives."""
         level3 = self.conv3_1(level3)
         level4 = self.conv4_1(self.conv4(level3))
         level5 = self.conv5_1(self.conv5(level4))

@@ -82,14 +82,18 @@ class Hypercolumns(FeatureTrunk):
 
     def forward(self, image: Tensor) -> Tensor:
         """Return class scores, the log-odds of each class, one for each pixel."""
+        scores = self.pixel_scores(image)
+        return self._averaged(scores, image) if self.count and not self.training else scores
+
+    def pixel_scores(self, image: Tensor) -> Tensor:
+        """Return what `forward` does, without averaging."""
         maps = self._trunk(image, ('pool3', 'pool4', 'pool5'))
         # Padded, so that there is a value of fc7 for each of pool5.
         fc7 = self._fc7(F.pad(maps['pool5'], (3, 3, 3, 3)))
         scores = self.score_pool3(maps['pool3'] * self.map_scales[0])
         scores = scores + enlarge(self._score_pool4(maps['pool4']), 2, scores)
         scores = scores + enlarge(self.score_fc7(fc7), 4, scores)
-        scores = enlarge(between_cells(scores, self.grid), _FINE, image)
-        return self._averaged(scores, image) if self.count and not self.training else scores
+        return enlarge(between_cells(scores, self.grid), _FINE, image)
 
     def box_scores(self, image: Tensor, boxes: Tensor, categories: Tensor) -> Tensor:
         """

@@ -86,12 +86,12 @@ class Vgg16Trunk(nn.Module):
         values = image
         for stage, names in enumerate(STAGES, 1):
             for name in names:
-                values = torch.relu(self.get_submodule(name)(values))
+                values = self.get_submodule(name)(values).relu_()
                 yield name, values
             values = F.max_pool2d(values, 2, ceil_mode=True)
             yield f'pool{stage}', values
         for name in ('fc6', 'fc7'):
-            values = self.dropout(torch.relu(self.get_submodule(name)(values)))
+            values = self.dropout(self.get_submodule(name)(values).relu_())
             yield name, values
 
 

@@ -129,3 +129,23 @@ def test_no_relu_stands_between_front_end_and_context():
     first.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
     assert network(image).shape == (1, 3, 3, 5)
     assert torch.equal(seen[0], scores)
+
+
+@pytest.mark.parametrize(
+    'arguments', [{'layers': 7}, {'large': True}, {'layers': 8, 'pad_once': True}]
+)
+def test_gradients_of_scores_and_weights_are_those_of_finite_differences(arguments):
+    torch.manual_seed(0)
+    module = ContextModule(1, noise=0.1, **arguments).double()
+    for layer in (*module.layers, module.final):  # 0 in padded places is where ReLU bends
+        torch.nn.init.uniform_(layer.bias, 0.1, 0.2)
+    scores = torch.rand(1, 1, 4, 5, dtype=torch.float64, requires_grad=True)
+    names = [name for name, _ in module.named_parameters()]
+
+    def refined(scores, *values):
+        state = dict(zip(names, values, strict=True))
+        return torch.func.functional_call(module, state, (scores,))
+
+    values = [value.detach().requires_grad_() for value in module.parameters()]
+    # Of the large module thousands of weights: one random direction through all of them.
+    assert torch.autograd.gradcheck(refined, (scores, *values), fast_mode='large' in arguments)

@@ -1,12 +1,15 @@
-from dense_perception.data.road_world import RoadWorld
-from dense_perception.labels import CITYSCAPES, UNLABELLED
+import re
+
+from dense_perception.errors import InputError
 from dense_perception.networks import NETWORKS
 from dense_perception.networks.deconvnet import DeconvNet, pool, unpool
+from dense_perception.predictors.device import choose_placement
+from dense_perception.predictors.segmenter import Segmenter
 from dense_perception.weights.checkpoint import Card, load_weights, Preprocessing, save_weights
+import numpy as np
 import pytest
 import torch
 from torch import nn
-import torch.nn.functional as F
 
 
 def on_meta(classes=21, width='full'):
@@ -120,6 +123,24 @@ def test_scores_have_the_size_of_a_larger_or_odd_image_too(rows, columns):
     assert scores.shape == (1, 21, rows, columns)
 
 
+@pytest.mark.parametrize(('rows', 'columns'), [(192, 640), (640, 192), (1, 1)])
+def test_image_smaller_than_fc6_needs_is_refused(rows, columns):
+    message = (
+        f'{rows} x {columns} pixels is too small for DeconvNet; at least 193 rows and columns'
+    )
+    with pytest.raises(InputError, match=message):
+        on_meta()(image_on_meta(rows, columns))
+
+
+def test_segmenter_refuses_an_image_that_is_too_small_at_its_input_width():
+    card = Card('deconvnet', {'classes': 19, 'width': 'compact'}, Preprocessing(), 'cityscapes')
+    segmenter = Segmenter(
+        DeconvNet(19, 'compact').eval(), card, choose_placement('cpu', 'float32'), width=256
+    )
+    with pytest.raises(InputError, match=re.escape('192 x 256 pixels is too small')):
+        segmenter.segment(np.zeros((480, 640, 3), np.uint8))
+
+
 def test_unpooling_puts_maxima_back_and_zeros_elsewhere():
     values = torch.tensor([[1.0, 5.0, 2.0, 0.5], [3.0, 4.0, 1.0, 7.0]])[None, None]
     maxima, switches = pool(values)
@@ -169,116 +190,3 @@ def test_network_is_saved_and_loaded_by_its_name(tmp_path):
     image = torch.randn(1, 3, 224, 224)
     with torch.no_grad():
         assert torch.equal(loaded(image), network(image))
-
-
-@pytest.mark.slow
-def test_deconvnet_learns_two_crops_by_heart():
-    torch.manual_seed(0)
-    frames = [RoadWorld(seed).frame(0) for seed in (0, 1)]
-    images = torch.stack([torch.from_numpy(frame.image[68:292, 100:324]) for frame in frames])
-    labels = torch.stack([torch.from_numpy(frame.labels[68:292, 100:324]) for frame in frames])
-    images = (images.permute(0, 3, 1, 2).float() - 110) / 57
-    labels = labels.long()
-    known = labels != UNLABELLED
-    network = DeconvNet(len(CITYSCAPES), 'compact')
-    optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
-    accuracy = 0.0
-    for step in range(1, 401):
-        optimizer.zero_grad()
-        F.cross_entropy(network(images), labels, ignore_index=UNLABELLED).backward()
-        optimizer.step()
-        if step % 20 == 0:
-            with torch.no_grad():
-                right = network.eval()(images).argmax(1) == labels
-            network.train()
-            accuracy = right[known].float().mean().item()
-            if accuracy >= 0.95:
-                break
-    assert accuracy >= 0.95
-
-
-# What the decoder is made of: convolution as a matrix product, and its transpose.
-
-DECK_INPUT = [
-    [3, 3, 2, 1, 0],
-    [0, 0, 1, 3, 1],
-    [3, 1, 2, 2, 3],
-    [2, 0, 0, 2, 2],
-    [2, 0, 0, 0, 1],
-]
-DECK_KERNEL = [[0, 1, 2], [2, 2, 0], [0, 1, 2]]
-
-
-def convolution_matrix(kernel, size):
-    """Return the matrix that takes a flat size x size input to its convolution, row by row."""
-    side = len(kernel)
-    outputs = size - side + 1
-    matrix = torch.zeros(outputs * outputs, size * size)
-    for row in range(outputs):
-        for column in range(outputs):
-            for down in range(side):
-                for right in range(side):
-                    place = (row + down) * size + column + right
-                    matrix[row * outputs + column, place] = kernel[down][right]
-    return matrix
-
-
-def test_convolution_of_the_textbook_example():
-    values = torch.tensor(DECK_INPUT).float()[None, None]
-    kernel = torch.tensor(DECK_KERNEL).float()[None, None]
-    expected = [[12, 12, 17], [10, 17, 19], [9, 6, 14]]
-    assert F.conv2d(values, kernel)[0, 0].tolist() == expected
-
-
-def test_convolution_is_a_product_with_a_4_by_16_matrix():
-    values = torch.randn(4, 4, generator=torch.manual_seed(0))
-    matrix = convolution_matrix(DECK_KERNEL, 4)
-    kernel = torch.tensor(DECK_KERNEL).float()[None, None]
-    assert matrix.shape == (4, 16)
-    torch.testing.assert_close(
-        F.conv2d(values[None, None], kernel).flatten(), matrix @ values.flatten()
-    )
-
-
-def test_transposed_convolution_is_a_product_with_the_transposed_matrix():
-    values = torch.randn(2, 2, generator=torch.manual_seed(0))
-    matrix = convolution_matrix(DECK_KERNEL, 4)
-    layer = nn.ConvTranspose2d(1, 1, 3, bias=False)
-    layer.weight.data = torch.tensor(DECK_KERNEL).float()[None, None]
-    torch.testing.assert_close(layer(values[None, None]).flatten(), matrix.T @ values.flatten())
-
-
-def generator_layers(widths, kernel, padding, output_padding):
-    """Return a DCGAN generator that doubles 4 x 4 features to a 64 x 64 image."""
-    layers = [nn.ConvTranspose2d(100, widths[0], 4, bias=False)]
-    for before, after in zip(widths, [*widths[1:], 3], strict=True):
-        layers += [
-            nn.BatchNorm2d(before),
-            nn.ReLU(),
-            nn.ConvTranspose2d(
-                before, after, kernel, 2, padding, output_padding=output_padding, bias=False
-            ),
-        ]
-    return nn.Sequential(*layers, nn.Tanh())
-
-
-@pytest.mark.parametrize(
-    ('widths', 'kernel', 'padding', 'output_padding', 'parameters'),
-    [
-        ((1024, 512, 256, 128), 5, 2, 1, 18_855_040),  # Radford et al. (2016), figure 1
-        ((512, 256, 128, 64), 4, 1, 0, 3_576_704),  # its port to Torch
-    ],
-)
-def test_transposed_convolutions_of_dcgan_double_4_pixels_to_64(
-    widths, kernel, padding, output_padding, parameters
-):
-    with torch.device('meta'):
-        network = generator_layers(widths, kernel, padding, output_padding).eval()
-        values = torch.empty(1, 100, 1, 1)
-    sizes = []
-    for layer in network:
-        values = layer(values)
-        if isinstance(layer, nn.ConvTranspose2d):
-            sizes.append(values.shape[2])
-    assert sizes == [4, 8, 16, 32, 64]
-    assert sum(value.numel() for value in network.parameters()) == parameters

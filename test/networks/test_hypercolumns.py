@@ -263,6 +263,21 @@ def test_segmenter_labels_the_grid_of_the_image(precision):
     assert labels.max() < 11
 
 
+def test_gradient_between_cells_is_that_of_finite_differences():
+    generator = torch.manual_seed(0)
+    scores = torch.randn(1, 2 * 9, 4, 5, generator=generator, dtype=torch.float64)
+    assert torch.autograd.gradcheck(
+        lambda given: between_cells(given, 3), scores.requires_grad_(), atol=1e-6
+    )
+
+
+def test_gradient_through_a_box_is_that_of_finite_differences():
+    generator = torch.manual_seed(0)
+    values = torch.randn(1, 1, 3, 4, generator=generator, dtype=torch.float64).requires_grad_()
+    boxes = torch.tensor([[3.0, 2.0, 25.0, 20.0]])
+    assert torch.autograd.gradcheck(lambda given: sample_boxes(given, boxes, 8), values)
+
+
 @pytest.mark.slow
 def test_it_learns_four_images_by_heart():
     torch.manual_seed(0)

@@ -127,6 +127,17 @@ def test_zoom_reads_row_h_at_h_over_the_factor():
     torch.testing.assert_close(zoomed[0, 0], expected)
 
 
+@pytest.mark.parametrize('size', [(1, 1), (3, 5), (66, 66)])
+def test_zoom_is_interpolation_between_corners_of_the_scores_with_their_last_ones_repeated(size):
+    values = torch.rand(1, 2, *size, generator=torch.manual_seed(0))
+    rows, columns = size
+    padded = F.pad(values, (0, 1, 0, 1), mode='replicate')
+    larger = F.interpolate(
+        padded, (8 * rows + 1, 8 * columns + 1), mode='bilinear', align_corners=True
+    )
+    torch.testing.assert_close(zoom(values, 8), larger[..., : 8 * rows, : 8 * columns])
+
+
 def test_crop_keeps_the_top_left():
     values = torch.arange(20.0).reshape(1, 1, 4, 5)
     cropped = crop_to(values, torch.zeros(1, 7, 2, 3))

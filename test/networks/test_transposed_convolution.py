@@ -69,6 +69,19 @@ def test_generator_has_the_weights_of_the_paper(dcgan):
     assert sum(value.numel() for value in generator.parameters()) == 18_855_040
 
 
+def test_generator_of_the_port_to_torch_has_its_weights_and_sizes():
+    # 4 x 4 kernels that need no added row: from 4 x 4 features of 512 channels to 64 x 64 pixels.
+    widths = (512, 256, 128, 64)
+    layers = [nn.ConvTranspose2d(100, widths[0], 4, bias=False)]
+    for before, after in zip(widths, [*widths[1:], 3], strict=True):
+        layers += [nn.BatchNorm2d(before), nn.ReLU()]
+        layers.append(nn.ConvTranspose2d(before, after, 4, 2, 1, bias=False))
+    with torch.device('meta'):
+        network, values = nn.Sequential(*layers).to('meta'), torch.empty(2, 100, 1, 1)
+    assert network(values).shape == (2, 3, 64, 64)
+    assert sum(value.numel() for value in network.parameters()) == 3_576_704
+
+
 def test_discriminator_mirrors_the_generator(dcgan):
     with torch.device('meta'):
         network = dcgan.Discriminator()

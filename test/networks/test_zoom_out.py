@@ -2,7 +2,7 @@ from pathlib import Path
 
 from dense_perception.data.road_world import RoadWorld
 from dense_perception.data.segmentation import camvid
-from dense_perception.graphical.superpixels import boxes, majority_labels, neighbours, slic
+from dense_perception.graphical.superpixels import boxes, neighbours, slic
 from dense_perception.labels import CAMVID as CAMVID_LABELS
 from dense_perception.labels import UNLABELLED
 from dense_perception.networks.feature_trunk import paint
@@ -218,25 +218,20 @@ def test_segmenter_labels_the_grid_of_the_image(precision):
 
 
 @pytest.mark.slow
-def test_it_learns_four_images_by_heart_as_far_as_its_superpixels_allow():
+def test_it_learns_four_images_by_heart():
     torch.manual_seed(0)
     frames = [camvid(CAMVID, 'train')[index] for index in (100, 150, 200, 300)]
-    network = ZoomOut(len(CAMVID_LABELS), 'compact', superpixels=500)
+    # The paper's 500 superpixels cross borders of objects: 0.94 is the most they allow here.
+    network = ZoomOut(len(CAMVID_LABELS), 'compact', superpixels=2000)
     images = tensor(*(frame.image for frame in frames))
     labels = torch.from_numpy(np.stack([frame.labels for frame in frames])).long()
     superpixels = network.superpixels(images)
-    possible = np.stack([
-        majority_labels(owner, frame.labels, 11)[0][owner]
-        for owner, frame in zip(superpixels, frames, strict=True)
-    ])  # fmt: skip
-    known = labels != UNLABELLED
-    bound = (torch.from_numpy(possible) == labels)[known].float().mean().item()
     with torch.no_grad():  # the trunk is frozen: its features never change
         features = [
             network.describe(one, owner) for one, owner in zip(images, superpixels, strict=True)
         ]
     optimizer = torch.optim.Adam(network.classifier.parameters(), lr=1e-3)
-    for _ in range(60):
+    for _ in range(80):
         optimizer.zero_grad()
         scores = network.classify(features)
         painted = torch.stack([paint(*pair) for pair in zip(scores, superpixels, strict=True)])
@@ -244,11 +239,25 @@ def test_it_learns_four_images_by_heart_as_far_as_its_superpixels_allow():
         optimizer.step()
     # As many steps again let the running mean and deviation settle.
     with torch.no_grad():
-        for _ in range(60):
+        for _ in range(80):
             network.classify(features)
         painted = torch.stack([
             paint(*pair)
             for pair in zip(network.eval().classify(features), superpixels, strict=True)
         ])  # fmt: skip
-    accuracy = (painted.argmax(1) == labels)[known].float().mean().item()
-    assert accuracy >= 0.95 * bound
+    known = labels != UNLABELLED
+    assert (painted.argmax(1) == labels)[known].float().mean().item() >= 0.95
+
+
+def test_equal_sub_scenes_are_described_once():
+    network = build().eval()
+    image = tensor(PICTURE)[0]
+    superpixels = slic(PICTURE, count=6)
+    found = sub_scenes(superpixels)
+    assert len(np.unique(found, axis=0)) == 1 < len(found)  # all lie within three steps
+    seen = []
+    network.fc7.register_forward_hook(lambda _, inputs, output: seen.append(len(output)))
+    with torch.no_grad():
+        described = network.describe(image, superpixels)
+    assert seen == [1, 1]  # the scene, and the one sub-scene
+    assert len(described) == len(found)

@@ -1,3 +1,7 @@
+from io import BytesIO
+import tracemalloc
+from zipfile import ZIP_DEFLATED, ZipFile
+
 from dense_perception.errors import WeightsError
 from dense_perception.networks.frontend import FrontEnd
 from dense_perception.weights.checkpoint import Preprocessing
@@ -116,3 +120,87 @@ def test_preprocessing_in_bgr_is_refused(tmp_path, arrays):
     np.savez(tmp_path / 'vgg.npz', **arrays)
     with pytest.raises(WeightsError, match='rgb'):
         read_narrow_vgg(tmp_path / 'vgg.npz', Preprocessing('bgr'))
+
+
+def npy(shape, kind='<f4', content=b'', version=(1, 0)):
+    """Return an array file whose header says what it likes."""
+    file = BytesIO()
+    header = {'descr': kind, 'fortran_order': False, 'shape': shape}
+    write = {(1, 0): np.lib.format.write_array_header_1_0,
+             (2, 0): np.lib.format.write_array_header_2_0}[version]  # fmt: skip
+    write(file, header)
+    return file.getvalue() + content
+
+
+def replaced(path, arrays, name, content):
+    """Write an archive of which one array is something else."""
+    np.savez(path, **{key: value for key, value in arrays.items() if key != name})
+    with ZipFile(path, 'a', ZIP_DEFLATED) as archive:
+        archive.writestr(f'{name}.npy', content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        (npy((2**40, 1, 3, 3)), 'but has 0 bytes'),
+        (npy((-1, 1, 3, 3), content=bytes(36)), 'but has 36 bytes'),
+        (npy((1, 1, 3, 3), '|O', b'cos\nsystem\n'), 'floats are needed'),
+        (npy((1, 1, 3, 3), '<i4', bytes(36)), 'floats are needed'),
+        (npy((9,), content=bytes(36)), 'is (9,) float32; 4 dimensions'),
+        (npy((1, 1, 3, 3), content=bytes(35)), 'but has 35 bytes'),
+        (b'\x93NUMPY\x03\x00' + bytes(20), 'has the format (3, 0)'),
+        (bytes(20_000_000), 'has 20000000 bytes; 16000000 at most'),
+        (b'no array', 'magic'),
+    ],
+    ids=['enormous', 'negative', 'objects', 'integers', 'flat', 'short', 'format', 'long', 'text'],
+)
+def test_malicious_array_is_refused_before_it_is_believed(tmp_path, arrays, content, message):
+    path = replaced(tmp_path / 'vgg.npz', arrays, 'conv33.weight', content)
+    tracemalloc.start()
+    try:
+        with pytest.raises(WeightsError) as caught:
+            read_narrow_vgg(path, Preprocessing())
+        assert tracemalloc.get_traced_memory()[1] < 8_000_000
+    finally:
+        tracemalloc.stop()
+    assert str(caught.value).startswith(f'{path}: no narrow VGG-19: ')
+    assert message in str(caught.value)
+
+
+def test_pickle_in_an_array_is_never_run(tmp_path, arrays):
+    class Harmful:
+        def __reduce__(self):
+            return (open, (str(tmp_path / 'ran'), 'w'))
+
+    arrays['conv33.weight'] = np.array([[[[Harmful()]]]], object)
+    np.savez(tmp_path / 'vgg.npz', **arrays)
+    with pytest.raises(WeightsError, match='conv33.weight is .* object; 4 dimensions of floats'):
+        read_narrow_vgg(tmp_path / 'vgg.npz', Preprocessing())
+    assert not (tmp_path / 'ran').exists()
+
+
+@pytest.mark.parametrize('name', ['conv0.weight', 'conv0.bias', 'conv11.weight'])
+def test_layers_that_are_folded_must_take_colours(tmp_path, arrays, name):
+    arrays[name] = np.concatenate([arrays[name]] * 2, min(1, arrays[name].ndim - 1))
+    np.savez(tmp_path / 'vgg.npz', **arrays)
+    with pytest.raises(WeightsError, match='vgg.npz: no narrow VGG-19: conv0 is .* not 3'):
+        read_narrow_vgg(tmp_path / 'vgg.npz', Preprocessing())
+
+
+@pytest.mark.parametrize('seed', range(20))
+def test_changed_bytes_never_raise_another_error(tmp_path, arrays, seed):
+    path = tmp_path / 'vgg.npz'
+    np.savez_compressed(path, **arrays)
+    content = bytearray(path.read_bytes())
+    random = np.random.default_rng(seed)
+    # The directory at the end as often as what lies before it.
+    for place in (*random.integers(len(content), size=3), *random.integers(-2000, 0, size=3)):
+        content[place] ^= 0xFF
+    path.write_bytes(content)
+    problem, layers = '', 0
+    try:
+        layers = len(read_narrow_vgg(path, Preprocessing()))
+    except WeightsError as error:
+        problem = str(error)
+    assert 'vgg.npz: no narrow VGG-19' in problem or layers == 26
