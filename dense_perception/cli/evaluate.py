@@ -6,21 +6,21 @@ launched node. Both leave report.json and report.html.
 """
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 import sys
 from typing import TYPE_CHECKING
 
-from dense_perception.arrays import Flow, Labels, Mask
+from dense_perception.arrays import Flow, Mask
 from dense_perception.data.datasets import find_flow, find_labelled, FLOW, LABELLED
 from dense_perception.data.flow import flow_pairs, FlowPair
-from dense_perception.data.segmentation import labelled_folder, LabelledFolder
+from dense_perception.data.segmentation import labelled_folder
 from dense_perception.errors import DensePerceptionError, InputError, SettingError
+from dense_perception.evaluation.examples import labelled_reader, pairs_reader
 from dense_perception.evaluation.flow import evaluate_flow
 from dense_perception.evaluation.many import evaluate_many, find_bags, LOCAL
 from dense_perception.evaluation.offline import (
-    BOUNDARY_PX,
     evaluate_labelled,
     evaluate_pairs,
     known_label_set,
@@ -33,11 +33,11 @@ from dense_perception.evaluation.report_comparison import compare, comparison_ta
 from dense_perception.evaluation.report_gates import check_gates, FAILED_STATUS, Gate
 from dense_perception.evaluation.report_html import Extras, write_html
 from dense_perception.evaluation.report_json import read_report, write_report
+from dense_perception.evaluation.report_pictures import FrameReader
 from dense_perception.evaluation.report_run import RunClock
-from dense_perception.evaluation.segmentation import evaluate_segmentation
-from dense_perception.labels import CAMVID, CITYSCAPES, conversion, LabelSet
+from dense_perception.evaluation.scoring import BOUNDARY_PX
+from dense_perception.labels import CAMVID, CITYSCAPES, LabelSet
 from dense_perception.predictors.flow_estimator import FlowEstimator
-from dense_perception.predictors.segmenter import Segmenter
 from dense_perception.settings import PerceptionSettings
 from dense_perception.weights.published import find_weights
 
@@ -77,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         default='',
         help="of the label images (default: camvid for weights of cityscapes, else the weights')",
     )
+    labels.add_argument('--out', type=Path, help='folder for report.json and report.html')
     labels.set_defaults(run=_segmentation)
     flow = commands.add_parser('flow', help='flow against true flow, beside OpenCV on the same')
     flow.add_argument('--weights', default='flow', help='name or file (default: %(default)s)')
@@ -161,16 +162,21 @@ def _settings(options: argparse.Namespace) -> PerceptionSettings:
     )
 
 
+@dataclass(frozen=True)
+class _Evaluated:
+    """What a command has found, and where the frames are that its page shows."""
+
+    report: Report
+    predictors: Predictors
+    reader: FrameReader
+
+
 def _offline(options: argparse.Namespace) -> int:
     clock = RunClock()
-    if options.data:
-        predictors, report = _data_set(options)
-    else:
-        predictors, report = _bags(options)
-    return _finish(options, report, clock, predictors)
+    return _finish(options, clock, _data_set(options) if options.data else _bags(options))
 
 
-def _data_set(options: argparse.Namespace) -> tuple[Predictors, Report]:
+def _data_set(options: argparse.Namespace) -> _Evaluated:
     if options.root is None:
         raise SettingError('--data needs --root, the folder of the data set')
     name = f'{options.data} {options.split}'
@@ -179,13 +185,14 @@ def _data_set(options: argparse.Namespace) -> tuple[Predictors, Report]:
         folder = find_labelled(options.data, options.root, options.split)
         predictors = load_predictors(replace(settings, flow_weights=''))
         report = evaluate_labelled(folder, name, predictors, boundary_px=options.boundary_px)
-        return predictors, report
+        return _Evaluated(report, predictors, labelled_reader(folder, predictors))
     pairs = find_flow(options.data, options.root, options.split)
     predictors = load_predictors(replace(settings, segmentation_weights=''))
-    return predictors, evaluate_pairs(pairs, name, predictors)
+    report = evaluate_pairs(pairs, name, predictors)
+    return _Evaluated(report, predictors, pairs_reader(pairs, predictors))
 
 
-def _bags(options: argparse.Namespace) -> tuple[Predictors, Report]:
+def _bags(options: argparse.Namespace) -> _Evaluated:
     evaluation = _bag_evaluation(options)
     predictors = evaluation.predictors()
     names = find_bags(options.bags) if options.bags else options.bag
@@ -198,7 +205,7 @@ def _bags(options: argparse.Namespace) -> tuple[Predictors, Report]:
         ray=options.ray,
         told=lambda line: print(line, flush=True),
     )
-    return predictors, report
+    return _Evaluated(report, predictors, evaluation.examples(report))
 
 
 def _replay(options: argparse.Namespace) -> int:
@@ -206,8 +213,9 @@ def _replay(options: argparse.Namespace) -> int:
 
     clock = RunClock()
     evaluation = _bag_evaluation(options)
-    report = replay_bag(options.bag, evaluation, options.out, rate=options.rate)
-    return _finish(options, report, clock, evaluation.predictors())
+    replayed = replay_bag(options.bag, evaluation, options.out, rate=options.rate)
+    found = _Evaluated(replayed.report, evaluation.predictors(), replayed.reader)
+    return _finish(options, clock, found)
 
 
 def _bag_evaluation(options: argparse.Namespace) -> 'BagEvaluation':
@@ -223,57 +231,72 @@ def _bag_evaluation(options: argparse.Namespace) -> 'BagEvaluation':
     )
 
 
-def _finish(
-    options: argparse.Namespace, report: Report, clock: RunClock, predictors: Predictors
-) -> int:
+def _finish(options: argparse.Namespace, clock: RunClock, found: _Evaluated) -> int:
     """Write and print a report; returns the exit status."""
-    run = clock.describe(['evaluate', *options.words], predictors.placement)
-    report = replace(report, run=run)
     gates = [Gate.parse(text, lowest=True) for text in options.fail_below]
     gates += [Gate.parse(text, lowest=False) for text in options.fail_above]
+    report = found.report
     comparisons = [compare(report, read_report(path), str(path)) for path in options.baseline]
     results = check_gates(report, gates)
-    write_report(report, options.out / 'report.json')
-    title = ', '.join(model.name for model in report.models) or 'evaluation'
-    extras = Extras(comparisons=comparisons, gates=results)
-    write_html(report, options.out / 'report.html', title, extras)
+    _write(options, clock, found, Extras(found.reader, comparisons, results))
     for name, value in report.figures().items():
         print(f'{FIGURES[name].title:<28} {FIGURES[name].text(value)}')
     if comparisons:
         print(comparison_table(comparisons))
-    for problem in report.problems:
-        place = ' '.join(part for part in (problem.source, problem.topic) if part)
-        print(f'{place}: {problem.message}', file=sys.stderr)
+    _print_problems(report)
     for result in results:
         print(f'{"passed" if result.passed else "FAILED"}: {result}')
-    print(f'{len(report.frames)} frames, {predictors.placement}; report.json and report.html are')
-    print(f'in {options.out}')
+    print(f'{len(report.frames)} frames, {found.predictors.placement}; report.json and')
+    print(f'report.html are in {options.out}')
     if not report.frames:
         raise InputError('no frame was evaluated')
     return 0 if all(result.passed for result in results) else FAILED_STATUS
 
 
+def _write(
+    options: argparse.Namespace, clock: RunClock, found: _Evaluated, extras: Extras
+) -> None:
+    """Leave report.json and report.html."""
+    run = clock.describe(['evaluate', *options.words], found.predictors.placement)
+    report = replace(found.report, run=run)
+    write_report(report, options.out / 'report.json')
+    title = ', '.join(model.name for model in report.models) or 'evaluation'
+    write_html(report, options.out / 'report.html', title, extras)
+
+
+def _print_problems(report: Report) -> None:
+    for problem in report.problems:
+        place = ' '.join(part for part in (problem.source, problem.topic) if part)
+        print(f'{place}: {problem.message}', file=sys.stderr)
+
+
 def _segmentation(options: argparse.Namespace) -> int:
-    segmenter = Segmenter.from_file(
-        find_weights(options.weights),
-        device=options.device,
-        precision=options.precision,
-        width=options.width,
+    clock = RunClock()
+    predictors = load_predictors(
+        PerceptionSettings(
+            segmentation_weights=options.weights,
+            flow_weights='',
+            device=options.device,
+            precision=options.precision,
+            segmentation_width=options.width,
+        )
     )
-    label_set = _picture_label_set(options.label_set, segmenter.label_set)
+    assert predictors.segmenter is not None
+    label_set = _picture_label_set(options.label_set, predictors.segmenter.label_set)
     folder = labelled_folder(options.images, options.labels, label_set)
-    table = conversion(segmenter.label_set, label_set)
-
-    def compared(samples: LabelledFolder) -> Iterator[tuple[Labels, Labels]]:
-        for sample in samples:
-            yield table[segmenter.segment(sample.image).labels], sample.labels
-
-    report = evaluate_segmentation(compared(folder), label_set)
-    for name, iou in report.iou.items():
+    report = evaluate_labelled(folder, str(options.images), predictors)
+    _print_problems(report)
+    if report.segmentation is None:
+        raise InputError(f'{options.images}: no image could be used')
+    if options.out:
+        found = _Evaluated(report, predictors, labelled_reader(folder, predictors))
+        _write(options, clock, found, Extras(found.reader))
+    confusion = report.segmentation.confusion
+    for name, iou in zip(label_set.names, confusion.iou, strict=True):
         print(f'{name:<16} {iou:.4f}')
-    print(f'{"mean IoU":<16} {report.mean_iou:.4f}')
-    print(f'{"pixel accuracy":<16} {report.pixel_accuracy:.4f}')
-    print(f'{report.images} images, {segmenter.placement}')
+    print(f'{"mean IoU":<16} {confusion.mean_iou:.4f}')
+    print(f'{"pixel accuracy":<16} {confusion.pixel_accuracy:.4f}')
+    print(f'{len(report.frames)} images, {predictors.placement}')
     return 0
 
 

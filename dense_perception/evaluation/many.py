@@ -16,13 +16,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from dense_perception.errors import DensePerceptionError, InputError, SettingError
-from dense_perception.evaluation.report import merge, Problem, Report
+from dense_perception.evaluation.report import merge, Report
 from dense_perception.evaluation.report_json import (
     from_json,
     read_report,
     report_text,
     write_report,
 )
+from dense_perception.evaluation.report_records import Problem
 import fsspec  # type: ignore[import-untyped]
 
 Work = Callable[[str], Report]  # from the name of a recording; can be pickled for Ray
@@ -195,9 +196,28 @@ def _check_reachable(address: str) -> None:
 
 def _file_name(name: str, key: str) -> str:
     """Return the name of a result file: it tells recording, its state and the key."""
-    content = '\n'.join([name, key, *_state(name)])
-    stem = PurePosixPath(name.rstrip('/')).stem
-    return f'{stem}-{hashlib.sha256(content.encode()).hexdigest()[:16]}.json'
+    return f'{_short_name(name, key, *_state(name))}.json'
+
+
+def own_name(name: str) -> str:
+    """
+    Return a name for what is made of a recording, such as `drive-1f0c44a7d2b96e03`.
+
+    Recordings of one name in different folders have different ones; a recording has always the
+    same, whether it is named from here or from the root.
+
+    :param name: path, or URL that fsspec knows.
+    :raises InputError: it is no name of a file or folder.
+    """
+    place = name if '://' in name else str(Path(name).resolve())
+    if not PurePosixPath(place.rstrip('/')).stem:
+        raise InputError(f'{name!r} is no name of a bag')
+    return _short_name(place)
+
+
+def _short_name(name: str, *content: str) -> str:
+    digest = hashlib.sha256('\n'.join([name, *content]).encode()).hexdigest()
+    return f'{PurePosixPath(name.rstrip("/")).stem}-{digest[:16]}'
 
 
 def _state(name: str) -> list[str]:

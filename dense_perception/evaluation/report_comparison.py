@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from dense_perception.errors import InputError
 from dense_perception.evaluation.bootstrap import block_length, bootstrap, Interval
-from dense_perception.evaluation.report import FIGURES, FrameRecord, Report
+from dense_perception.evaluation.report import FIGURES, Report
+from dense_perception.evaluation.report_records import FrameRecord
 from dense_perception.metrics.segmentation import ratio
 import numpy as np
 from numpy.typing import NDArray

@@ -13,14 +13,7 @@ from typing import Any
 
 from dense_perception.errors import DensePerceptionError
 from dense_perception.evaluation import report_charts as charts
-from dense_perception.evaluation.report import (
-    Figure,
-    FIGURES,
-    FrameRecord,
-    percentile,
-    Report,
-    RobotRecord,
-)
+from dense_perception.evaluation.report import Figure, FIGURES, percentile, Report
 from dense_perception.evaluation.report_comparison import Comparison
 from dense_perception.evaluation.report_gates import GateResult
 from dense_perception.evaluation.report_json import FORMAT, VERSION, write_whole
@@ -28,9 +21,11 @@ from dense_perception.evaluation.report_pictures import (
     Choice,
     data_uri,
     flow_choices,
+    flow_legend,
     FrameReader,
     labelled_choices,
 )
+from dense_perception.evaluation.report_records import FrameRecord, RobotRecord
 from dense_perception.metrics.flow import RegionErrors, REGIONS
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -213,7 +208,11 @@ def _label_charts(report: Report) -> list[tuple[str, Markup]]:
 def _regions(report: Report) -> list[tuple[str, list[str]]]:
     if not report.flow:
         return []
-    return [(_REGION_TITLES[name], _region_cells(report.flow[name])) for name in REGIONS]
+    return [
+        (_REGION_TITLES[name], _region_cells(report.flow[name]))
+        for name in REGIONS
+        if name == 'all' or report.flow[name].count
+    ]
 
 
 def _region_cells(errors: RegionErrors) -> list[str]:
@@ -269,9 +268,9 @@ def _histogram(values: Sequence[float], title: str) -> Markup:
 def _galleries(report: Report, reader: FrameReader) -> list[dict[str, Any]]:
     """Return the frames that are shown, with their pictures as data."""
     found = []
-    for title, figure, choices, read in (
-        ('Labels', _SHARE, labelled_choices(report), reader.labels),
-        ('Flow', _PIXELS, flow_choices(report), reader.flow),
+    for title, figure, choices, read, legend in (
+        ('Labels', _SHARE, labelled_choices(report), reader.labels, ()),
+        ('Flow', _PIXELS, flow_choices(report), reader.flow, flow_legend()),
     ):
         if choices and read:
             value_title = 'mean IoU' if figure is _SHARE else 'EPE'
@@ -283,7 +282,8 @@ def _galleries(report: Report, reader: FrameReader) -> list[dict[str, Any]]:
                 }
                 for choice in choices
             ]
-            found.append({'title': title, 'rows': rows})
+            keys = [(text, data_uri(picture)) for text, picture in legend]
+            found.append({'title': title, 'rows': rows, 'legend': keys})
     return found
 
 

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from dense_perception.errors import DensePerceptionError, InputError
-from dense_perception.evaluation.report import (
+from dense_perception.evaluation.report import FIGURES, Report
+from dense_perception.evaluation.report_records import (
     Delivery,
-    FIGURES,
     FrameRecord,
     LabelCounts,
     ModelRecord,
+    MOST_PIXELS,
     Problem,
-    Report,
     RobotRecord,
     RunRecord,
     SegmentationCounts,
@@ -226,7 +226,7 @@ def _frame_json(frame: FrameRecord) -> dict[str, Any]:
         'source': frame.source,
         'name': frame.name,
         'stamp_ns': frame.stamp_ns,
-        'labels': asdict(frame.labels) if frame.labels else None,
+        'labels': _label_counts_json(frame.labels) if frame.labels else None,
         'flow': frame.flow.to_json() if frame.flow else None,
     }
 
@@ -247,11 +247,19 @@ def _frame(content: Any, latency_ms: Any) -> FrameRecord:
     )
 
 
+def _label_counts_json(labels: LabelCounts) -> dict[str, list[int]]:
+    rows = {'right': labels.right, 'true': labels.true, 'predicted': labels.predicted}
+    return {name: list(row) for name, row in rows.items()}
+
+
 def _label_counts(content: Mapping[str, Any]) -> LabelCounts:
     rows = [stored(content, name, list) for name in ('right', 'true', 'predicted')]
-    if any(type(number) is not int or number < 0 for row in rows for number in row):
-        raise InputError('labels of a frame: right, true and predicted must be counts')
-    return LabelCounts(*map(tuple, rows))
+    numbers = [number for row in rows for number in row]
+    if not all(type(number) is int and 0 <= number <= MOST_PIXELS for number in numbers):
+        raise InputError(
+            f'labels of a frame: right, true and predicted must be counts, at most {MOST_PIXELS}'
+        )
+    return LabelCounts(*rows)
 
 
 def _robot_json(robot: RobotRecord) -> dict[str, Any]:

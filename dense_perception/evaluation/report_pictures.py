@@ -4,18 +4,23 @@ from base64 import b64encode
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 import math
+from typing import Any
 
 import cv2
 from dense_perception.arrays import Flow, Image, Labels, Mask
 from dense_perception.data.pictures import color_flow, overlay_labels
 from dense_perception.errors import InputError
-from dense_perception.evaluation.report import FrameRecord, Report
+from dense_perception.evaluation.report import Report
+from dense_perception.evaluation.report_records import FrameRecord
 from dense_perception.labels import LabelSet
 import numpy as np
+from numpy.typing import NDArray
 
 _OPACITY = 0.6
 _WRONG = (230, 30, 30)  # RGB
+_UNKNOWN = (128, 128, 128)  # where there is no truth; neither colour code of flow has a grey
 _LARGEST_ERROR_PX = 10.0  # brightest in the picture of a flow's error
+_LEGEND_ROWS = 64
 _WIDTH = 480  # columns of a picture in the page
 _QUALITY = 82  # of JPEG
 
@@ -71,8 +76,8 @@ def label_pictures(image: Image, truth: Labels, labels: Labels, label_set: Label
     return (
         ('image', image),
         ('true labels', overlay_labels(image, truth, label_set, _OPACITY)),
-        ('labels', overlay_labels(image, labels, label_set, _OPACITY)),
-        ('wrong pixels', errors),
+        ('estimated labels', overlay_labels(image, labels, label_set, _OPACITY)),
+        ('wrong pixels, red', errors),
     )
 
 
@@ -82,26 +87,43 @@ def flow_pictures(image: Image, truth: Flow, valid: Mask, flow: Flow) -> Picture
 
     :param image: (H, W, 3) uint8 RGB.
     :param truth: (H, W, 2) float32, pixels; both flows have full colour at its largest length.
-    :param valid: (H, W) bool; where `truth` is known. The rest is black.
+    :param valid: (H, W) bool; where `truth` is known. The rest is grey.
     :param flow: (H, W, 2) float32, pixels.
     """
     known = np.where(valid[..., None], truth, 0).astype(np.float32)
     finite = np.nan_to_num(flow)
     largest = max(float(np.linalg.norm(known, axis=-1).max()), 1.0)
     true_colors = color_flow(known, largest)
-    true_colors[~valid] = 0
-    distance = np.minimum(np.linalg.norm(finite - known, axis=-1), _LARGEST_ERROR_PX)
-    levels = (distance * (255 / _LARGEST_ERROR_PX)).astype(np.uint8)
-    errors = np.asarray(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), np.uint8)[
-        ..., ::-1
-    ].copy()
-    errors[~valid] = 0
+    true_colors[~valid] = _UNKNOWN
+    errors = _color_errors(np.linalg.norm(finite - known, axis=-1))
+    errors[~valid] = _UNKNOWN
     return (
         ('first image', image),
         (f'true flow, full colour at {largest:.1f} px', true_colors),
-        ('flow', color_flow(finite, largest)),
+        ('estimated flow, darker beyond that', color_flow(finite, largest)),
         (f'error, brightest from {_LARGEST_ERROR_PX:.0f} px', errors),
     )
+
+
+def flow_legend() -> Pictures:
+    """Return keys to the pictures of flow: which colour is which direction, and which error."""
+    side = np.linspace(-1, 1, _LEGEND_ROWS, dtype=np.float32)
+    x, y = np.meshgrid(side, side)
+    wheel = color_flow(np.dstack([x, y]), 1.0)
+    wheel[np.hypot(x, y) > 1] = 255
+    ramp = np.linspace(0, _LARGEST_ERROR_PX, 4 * _LEGEND_ROWS)
+    bar = np.tile(_color_errors(ramp)[None], (_LEGEND_ROWS // 4, 1, 1))
+    return (
+        ('motion from the middle towards a colour; grey: true flow is not known', wheel),
+        (f'error, 0 to {_LARGEST_ERROR_PX:.0f} px or more', bar),
+    )
+
+
+def _color_errors(distance: NDArray[Any]) -> Image:
+    """Paint errors in pixels, (...) to (..., 3) uint8 RGB."""
+    levels = np.minimum(distance * (255 / _LARGEST_ERROR_PX), 255).astype(np.uint8)
+    painted = cv2.applyColorMap(np.atleast_2d(levels), cv2.COLORMAP_INFERNO)[..., ::-1]
+    return np.asarray(painted, np.uint8).reshape(*distance.shape, 3).copy()
 
 
 def data_uri(picture: Image) -> str:
@@ -112,13 +134,19 @@ def data_uri(picture: Image) -> str:
     """
     if picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
         raise InputError(f'picture is {picture.shape}; it must be (H, W, 3)')
-    height, width = picture.shape[:2]
-    if width > _WIDTH:
-        size = (_WIDTH, max(1, round(height * _WIDTH / width)))
-        picture = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
+    picture = smaller(picture)
     quality = [cv2.IMWRITE_JPEG_QUALITY, _QUALITY]
     content = cv2.imencode('.jpg', np.ascontiguousarray(picture[..., ::-1]), quality)[1]
     return f'data:image/jpeg;base64,{b64encode(content.tobytes()).decode()}'
+
+
+def smaller(picture: Image) -> Image:
+    """Return a picture that is no wider than the page shows it."""
+    height, width = picture.shape[:2]
+    if width <= _WIDTH:
+        return picture
+    size = (_WIDTH, max(1, round(height * _WIDTH / width)))
+    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _choices(values: list[tuple[float, FrameRecord]], *, best_first: bool) -> list[Choice]:

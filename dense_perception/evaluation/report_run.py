@@ -10,7 +10,7 @@ import shlex
 import subprocess
 import time
 
-from dense_perception.evaluation.report import RunRecord
+from dense_perception.evaluation.report_records import RunRecord
 import torch
 
 _PACKAGES = ('dense_perception', 'torch', 'numpy', 'opencv-python', 'scipy', 'onnxruntime', 'ray')

@@ -6,21 +6,21 @@ from functools import lru_cache
 from pathlib import Path
 
 from builtin_interfaces.msg import Time
-from dense_perception.errors import InputError
-from dense_perception.evaluation.many import local_copy
+from dense_perception.errors import DensePerceptionError
+from dense_perception.evaluation.examples import estimated, Results, StreamExamples
+from dense_perception.evaluation.many import local_copy, own_name
 from dense_perception.evaluation.offline import (
-    BOUNDARY_PX,
     evaluate_stream,
     known_label_set,
     load_predictors,
     Predictors,
-    Problems,
-    Result,
-    Sample,
-    Scorer,
 )
-from dense_perception.evaluation.report import Report, SourceRecord
-from dense_perception.ros.bags import Bag, BagCopy
+from dense_perception.evaluation.report import Report
+from dense_perception.evaluation.report_pictures import FrameReader
+from dense_perception.evaluation.report_records import SourceRecord
+from dense_perception.evaluation.scoring import BOUNDARY_PX, Problems, Result, Sample, Scorer
+from dense_perception.ros.bag_copy import BagCopy
+from dense_perception.ros.bags import Bag
 from dense_perception.ros.labelled_bag import BagChoice, BagImages
 from dense_perception.ros.messages import flow_message, labels_message
 from dense_perception.settings import PerceptionSettings
@@ -37,7 +37,7 @@ class BagEvaluation:
     choice: BagChoice = BagChoice()
     label_set: str = ''  # of the truth; empty for that of the weights
     boundary_px: float = BOUNDARY_PX
-    record: Path | None = None  # folder in which every bag is copied with the results
+    record: Path | None = None  # folder for a copy of every bag with the results, see `own_name`
 
     def predictors(self) -> Predictors:
         """Load the networks, once in a process; see `load_predictors`."""
@@ -63,6 +63,14 @@ class BagEvaluation:
             boundary_px=self.boundary_px,
         )
 
+    def copy(self, name: str, bag: Bag) -> BagCopy | None:
+        """
+        Return the copy of a bag that is to have the results; None where none is wanted.
+
+        :raises InputError: its folder exists.
+        """
+        return BagCopy(self.record / own_name(name), bag) if self.record else None
+
     def __call__(self, name: str) -> Report:
         """
         Evaluate every image of a bag.
@@ -73,11 +81,34 @@ class BagEvaluation:
         with local_copy(name) as path:
             return self._evaluate(path, name)
 
+    def examples(self, report: Report) -> FrameReader:
+        """Return pictures of the frames that the page of a report of bags shows."""
+        examples = StreamExamples(report)
+        results = estimated(self.predictors(), report.label_set)
+        for name in examples.sources:
+            try:
+                with local_copy(name) as path, Bag(path, mend=True) as bag:
+                    self.gather(examples, bag, name, results)
+            except DensePerceptionError as error:
+                examples.fail(name, error)
+        return examples.reader()
+
+    def gather(self, examples: StreamExamples, bag: Bag, name: str, results: Results) -> None:
+        """
+        Draw the frames of one bag that the page shows.
+
+        :param name: of the bag, as in the report.
+        :raises InputError: an image that the networks do not take.
+        """
+        images = self.images(bag.path, name)
+        images.compared()  # finds the folder of truth
+        examples.gather(name, images.samples(bag), results)
+
     def _evaluate(self, path: Path, name: str) -> Report:
         images = self.images(path, name)
         scorer = self.scorer(images)
         with Bag(path, mend=True) as bag:
-            copy = BagCopy(self.record / _folder_name(name), bag) if self.record else None
+            copy = self.copy(name, bag)
             with copy or nullcontext():
                 recorder = ResultCopy(copy, images)
                 report = evaluate_stream(
@@ -132,10 +163,3 @@ class ResultCopy:
             self.copy.add(f'{namespace}/confidence', recorded_ns, message)
         if result.flow is not None:
             self.copy.add(f'{namespace}/flow', recorded_ns, flow_message(result.flow, header))
-
-
-def _folder_name(name: str) -> str:
-    stem = Path(name.rstrip('/')).stem
-    if not stem:
-        raise InputError(f'{name!r} is no name of a bag')
-    return stem

@@ -17,6 +17,8 @@ from builtin_interfaces.msg import Time
 from dense_perception.arrays import Image
 from dense_perception.data.drives import DriveFrame
 from dense_perception.errors import InputError
+from dense_perception.ros.bag_mending import is_cut, mend
+from dense_perception.ros.bag_unpacking import unpack_files, unpacked
 from dense_perception.ros.messages import color_message, labels_message
 import numpy as np
 from numpy.typing import NDArray
@@ -33,11 +35,7 @@ import yaml
 IMAGE_TYPES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
 
 # The newest metadata that Humble reads too; 9 writes QoS in a way that only Jazzy understands.
-_BAG_VERSION: Final = 8
-
-_MCAP_MAGIC = b'\x89MCAP0\r\n'
-# A footer without summary: operation 2 of 20 bytes, offsets and checksum all zero.
-_MCAP_END = b'\x02' + struct.pack('<Q', 20) + bytes(20) + _MCAP_MAGIC
+BAG_VERSION: Final = 8
 
 
 class RawMessage(NamedTuple):
@@ -68,13 +66,14 @@ class Bag:
         """
         Name the recording.
 
-        :param mend: read an mcap file that was cut short up to its last whole chunk; `damage` then
-            tells of it.
+        :param mend: read files that were cut short up to there, mcap by whole chunks and sqlite3
+            by whole messages; `damage` then tells of it.
         """
         self.path = path
         self.damage: list[str] = []  # what was lost, with the name of its file
         self._mend = mend
-        self._mended: TemporaryDirectory[str] | None = None
+        self._packed = False  # each message by itself
+        self._copies: TemporaryDirectory[str] | None = None
         self._reader: Reader | None = None
         self._connections: list[Connection] = []
 
@@ -84,16 +83,27 @@ class Bag:
 
         :raises InputError: no such file, not a ROS 2 recording, damaged, or not serialised as CDR.
         """
-        with self._explained():
-            self._reader = Reader(self._whole() if self._mend else self.path)
-            if self.path.is_dir():
-                self._check_metadata()
-            self._reader.open()
-            # The folder's own list of topics is not used: it knows only metadata.yaml, where QoS
-            # may be written otherwise than in the storage, and then no message matches a topic.
-            storages = getattr(self._reader.storage, 'storages', [self._reader.storage])
-            self._connections = [entry for part in storages for entry in part.connections]
+        try:
+            with self._explained():
+                self._open()
+        except InputError:
+            self._remove_copies()
+            raise
         return self
+
+    def _open(self) -> None:
+        self._reader = Reader(self._readable())
+        if self.path.is_dir():
+            self._check_metadata()
+        self._reader.open()
+        storage = self._reader.storage
+        # The folder's own list of topics is not used: it knows only metadata.yaml, where QoS
+        # may be written otherwise than in the storage, and then no message matches a topic.
+        storages = getattr(storage, 'storages', [storage])
+        self._connections = [entry for part in storages for entry in part.connections]
+        self._packed = storage.metadata.compression_mode == 'message'
+        # So that messages come as they lie there; they are unpacked here, to a bounded size.
+        storage.metadata = storage.metadata._replace(compression_mode=None)
 
     def __exit__(
         self,
@@ -105,9 +115,12 @@ class Bag:
         if self._reader is not None and self._reader.is_open:
             self._reader.close()
         self._reader = None
-        if self._mended is not None:
-            self._mended.cleanup()
-            self._mended = None
+        self._remove_copies()
+
+    def _remove_copies(self) -> None:
+        if self._copies is not None:
+            self._copies.cleanup()
+            self._copies = None
 
     @property
     def topics(self) -> dict[str, Topic]:
@@ -116,7 +129,7 @@ class Bag:
         for entry in sorted(self._connections, key=lambda entry: entry.topic):
             before = found.get(entry.topic, Topic('', 0, False))
             found[entry.topic] = Topic(
-                _type_name(entry.msgtype),
+                full_type_name(entry.msgtype),
                 before.count + entry.msgcount,
                 before.latched or _is_latched(entry),
             )
@@ -156,31 +169,36 @@ class Bag:
             return
         with self._explained():
             for entry, stamp_ns, data in self._opened().messages(wanted):
-                yield RawMessage(entry.topic, stamp_ns, bytes(data))
+                content = unpacked(data) if self._packed else bytes(data)
+                yield RawMessage(entry.topic, stamp_ns, content)
 
     def connections(self) -> list[Connection]:
         """Return topics with their definitions and QoS, of a split recording only once."""
         return list({entry.topic: entry for entry in self._connections}.values())
 
-    def _whole(self) -> Path:
+    def _readable(self) -> Path:
+        """Return the path to read: that of a copy where files are compressed, or cut short."""
+        self._copies = TemporaryDirectory(prefix='dense_perception_')
+        folder = Path(self._copies.name)
+        path = unpack_files(self.path, folder / 'unpacked', cut=self._mend)
+        return self._whole(path, folder / 'mended') if self._mend else path
+
+    def _whole(self, path: Path, target: Path) -> Path:
         """Return the path of a copy in which files that were cut short have an end, if any was."""
-        files = sorted(self.path.glob('*.mcap')) if self.path.is_dir() else [self.path]
-        cut = [file for file in files if file.suffix == '.mcap' and _is_cut(file)]
+        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        cut = [file for file in files if is_cut(file)]
         if not cut:
-            return self.path
-        self._mended = TemporaryDirectory(prefix='dense_perception_')
-        folder = Path(self._mended.name)
+            return path
+        target.mkdir()
         for file in cut:
-            lost = _copy_whole_records(file, folder / file.name)
-            self.damage.append(
-                f'{file}: cut short; its last {lost} bytes are lost, what is before is read'
-            )
-        if not self.path.is_dir():
-            return folder / self.path.name
-        for file in self.path.iterdir():
+            name = self.path / file.name if path.is_dir() else self.path
+            self.damage.append(f'{name}: {mend(file, target / file.name)}')
+        if not path.is_dir():
+            return target / path.name
+        for file in files:
             if file not in cut:
-                (folder / file.name).symlink_to(file.resolve())
-        return folder
+                (target / file.name).symlink_to(file.resolve())
+        return target
 
     def _opened(self) -> Reader:
         assert self._reader is not None, 'a Bag is read inside `with`'
@@ -214,36 +232,6 @@ class Bag:
             raise InputError(f'{self.path}: not a readable ROS 2 bag: {reason}') from error
 
 
-def _is_cut(file: Path) -> bool:
-    """Whether an mcap file begins as one and does not end as one."""
-    try:
-        with file.open('rb') as opened:
-            if opened.read(len(_MCAP_MAGIC)) != _MCAP_MAGIC:
-                return False
-            opened.seek(max(0, file.stat().st_size - len(_MCAP_END)))
-            end = opened.read()
-    except OSError:  # the reader tells of it
-        return False
-    return end[:1] != b'\x02' or not end.endswith(_MCAP_MAGIC)
-
-
-def _copy_whole_records(file: Path, copy: Path) -> int:
-    """Copy what is whole of an mcap file and end it; returns how many bytes are left out."""
-    size = file.stat().st_size
-    with file.open('rb') as source, copy.open('wb') as target:
-        target.write(source.read(len(_MCAP_MAGIC)))
-        while len(head := source.read(9)) == 9:
-            length = struct.unpack('<xQ', head)[0]
-            # Operations 2 and 15 begin the end of the data; the index behind it may be cut.
-            if head[0] in (0x02, 0x0F) or source.tell() + length > size:
-                break
-            target.write(head)
-            target.write(source.read(length))
-        lost = size - target.tell()
-        target.write(_MCAP_END)
-    return lost
-
-
 def stamp_of(data: bytes) -> int:
     """
     Return the stamp of a serialised message that begins with a std_msgs/Header.
@@ -265,7 +253,7 @@ def message_class(type_name: str) -> type[Any]:
     :param type_name: such as sensor_msgs/msg/Image.
     :raises InputError: not such a name, or not installed.
     """
-    name = re.fullmatch(r'(\w+)/msg/(\w+)', _type_name(type_name), re.ASCII)
+    name = re.fullmatch(r'(\w+)/msg/(\w+)', full_type_name(type_name), re.ASCII)
     if name is None:
         raise InputError(f'message type is {type_name[:80]!r}; it must be package/msg/Name')
     try:
@@ -319,7 +307,7 @@ def write_drive(
     if path.exists():
         raise InputError(f'{path} exists already; a bag is only written to a new folder')
     try:
-        with Writer(path, version=_BAG_VERSION, storage_plugin=StoragePlugin.MCAP) as writer:
+        with Writer(path, version=BAG_VERSION, storage_plugin=StoragePlugin.MCAP) as writer:
             drive = _DriveWriter(writer, image_topic, camera_matrix, frame_id)
             count = sum(1 for _ in map(drive.write, frames))
             if count == 0:
@@ -330,117 +318,6 @@ def write_drive(
         if isinstance(error, (OSError, WriterError)):
             raise InputError(f'{path}: cannot be written: {error}') from error
         raise
-
-
-class BagCopy:
-    """
-    Writes what is read from a bag into a new mcap bag, and results beside it.
-
-    Use as a context manager: the bag has its name once it is whole.
-    """
-
-    def __init__(self, path: Path, bag: Bag) -> None:
-        """
-        Name the bag.
-
-        :param path: folder to create.
-        :param bag: the opened bag whose messages are copied.
-        :raises InputError: the folder exists.
-        """
-        if path.exists():
-            raise InputError(f'{path} exists already; a bag is only written to a new folder')
-        self.left_out: list[str] = []  # topics without a definition of their type
-        self._path = path
-        # rosbag2 names the file in the folder after it, so that the folder above is renamed.
-        self._partial = path.with_name(f'{path.name}.partial')
-        shutil.rmtree(self._partial, ignore_errors=True)  # of an earlier run that was killed
-        self._writer = Writer(
-            self._partial / path.name, version=_BAG_VERSION, storage_plugin=StoragePlugin.MCAP
-        )
-        self._sources = {entry.topic: entry for entry in bag.connections()}
-        self._connections: dict[str, Connection | None] = {}
-
-    def __enter__(self) -> 'BagCopy':
-        """
-        Create the bag.
-
-        :raises InputError: it cannot be written.
-        """
-        with self._explained():
-            self._partial.mkdir(parents=True)
-            self._writer.open()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Complete the bag, or remove what is of it after an error."""
-        try:
-            with self._explained():
-                self._writer.close()
-                if error is None:
-                    (self._partial / self._path.name).rename(self._path)
-        finally:
-            shutil.rmtree(self._partial, ignore_errors=True)
-
-    def copy(self, message: RawMessage) -> None:
-        """
-        Write a message of the source as it was sent.
-
-        :raises InputError: it cannot be written.
-        """
-        if message.topic not in self._connections:
-            self._connections[message.topic] = self._copied(self._sources[message.topic])
-        connection = self._connections[message.topic]
-        if connection is not None:
-            with self._explained():
-                self._writer.write(connection, message.stamp_ns, message.data)
-
-    def add(self, topic: str, stamp_ns: int, message: Any) -> None:
-        """
-        Write a result.
-
-        :param topic: one that the source does not have, or the source's own is left out.
-        :param stamp_ns: when it was, or would have been, recorded.
-        :param message: of sensor_msgs.
-        :raises InputError: it cannot be written.
-        """
-        with self._explained():
-            connection = self._connections.get(topic)
-            if connection is None:
-                connection = self._connections[topic] = self._writer.add_connection(
-                    topic, f'sensor_msgs/msg/{type(message).__name__}', typestore=_typestore()
-                )
-            self._writer.write(connection, stamp_ns, serialize_message(message))
-
-    def _copied(self, source: Connection) -> Connection | None:
-        """Announce a topic of the source; None where nothing tells what its type is."""
-        type_name = _type_name(source.msgtype)
-        definition = source.msgdef.data or None
-        known = definition and source.digest
-        if not known and type_name not in _typestore().types:
-            self.left_out.append(source.topic)
-            return None
-        assert isinstance(source.ext, ConnectionExtRosbag2)
-        with self._explained():
-            return self._writer.add_connection(
-                source.topic,
-                type_name,
-                typestore=_typestore(),
-                msgdef=definition if known else None,
-                rihs01=source.digest if known else None,
-                offered_qos_profiles=source.ext.offered_qos_profiles,
-            )
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, WriterError) as error:
-            raise InputError(f'{self._path}: cannot be written: {error}') from error
 
 
 class _DriveWriter:
@@ -476,13 +353,13 @@ class _DriveWriter:
         if topic not in self.connections:
             type_name = f'sensor_msgs/msg/{type(message).__name__}'
             self.connections[topic] = self.writer.add_connection(
-                topic, type_name, typestore=_typestore()
+                topic, type_name, typestore=typestore()
             )
         self.writer.write(self.connections[topic], stamp_ns, serialize_message(message))
 
 
 @lru_cache(maxsize=1)
-def _typestore() -> Any:
+def typestore() -> Any:
     """Definitions of the messages that are written, the same in every distribution."""
     return get_typestore(Stores.ROS2_HUMBLE)
 
@@ -498,7 +375,7 @@ def _camera_info(camera_matrix: NDArray[np.float64], image: Image, header: Heade
     return info
 
 
-def _type_name(recorded: str) -> str:
+def full_type_name(recorded: str) -> str:
     """Give a type its full name; the first ROS 2 recordings leave `msg` out."""
     package, _, name = recorded.rpartition('/')
     return recorded if '/' in package or not package else f'{package}/msg/{name}'

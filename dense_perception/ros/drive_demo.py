@@ -3,10 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 import math
-import os
 from pathlib import Path
-import shutil
-import signal
 import subprocess
 import time
 
@@ -21,16 +18,16 @@ from dense_perception.data.pictures import (
     save_picture,
     Video,
 )
-from dense_perception.errors import DensePerceptionError, InputError
+from dense_perception.errors import InputError
 from dense_perception.labels import CITYSCAPES, conversion, LabelSet
 from dense_perception.metrics.flow import EndPointError
 from dense_perception.metrics.segmentation import ConfusionMatrix
 from dense_perception.ros.bags import Bag, deserialize, write_drive
 from dense_perception.ros.messages import message_to_labels, to_array
 from dense_perception.ros.recorder import Recorder, Recording
+from dense_perception.ros.running import launch_command, listening, RunError, running, spin_once
 import numpy as np
-import rclpy
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.time import Time
 from tqdm import tqdm
 
@@ -39,10 +36,6 @@ QUIET_S = 5.0  # without labels, the drive is over
 QUIET_AFTER_PLAYER_S = 2.0  # the same once the player has gone: only the last image is under way
 COMPLAINT_S = 5.0  # diagnostics that stay at ERROR this long, and no labels: it will not work
 PICTURES = 8  # sampled frames that get a picture
-
-
-class DemoError(DensePerceptionError):
-    """The drive could not be run to its end."""
 
 
 @dataclass(frozen=True)
@@ -97,62 +90,25 @@ def run_drive(bag: Path, received: Path, arguments: list[str]) -> Recording:
     :param bag: the bag to play.
     :param received: new folder for the received images.
     :param arguments: more `name:=value` for the launch file.
-    :raises DemoError: nothing comes out, or the launch ends early.
+    :raises RunError: nothing comes out, or the launch ends early.
     """
     with Bag(bag) as opened:
         topic = image_topic(opened)
         count = opened.topics[topic].count
         compressed = opened.topics[topic].type_name.endswith('CompressedImage')
     received.mkdir(parents=True)
-    rclpy.init()
-    recorder = Recorder(received, topic)
-    executor = SingleThreadedExecutor()
-    executor.add_node(recorder)
-    log = received.with_name('launch.log')
-    try:
-        with log.open('wb') as output:
-            arguments = [*_topic_arguments(topic, compressed), *arguments]
-            process = _launch(bag, arguments, output)
-            try:
-                _receive(executor, recorder, process, count)
-            except DemoError as error:
-                raise DemoError(f'{error}; the end of {log}:\n{_tail(log)}') from error
-            finally:
-                _stop(process)
-    finally:
-        executor.shutdown()
-        recorder.destroy_node()
-        rclpy.try_shutdown()
+    transport = f'image_transport:={"compressed" if compressed else "raw"}'
+    camera = topic.removesuffix('/compressed') if compressed else topic
+    command = launch_command(camera, f'bag:={bag.resolve()}', transport, *arguments)
+    with (
+        listening(lambda: Recorder(received, topic)) as (recorder, executor),
+        running(command, received.with_name('launch.log')) as launch,
+    ):
+        try:
+            _receive(executor, recorder, launch.process, count)
+        except RunError as error:
+            raise launch.failure(error) from error
     return recorder.recording
-
-
-def _topic_arguments(topic: str, compressed: bool) -> list[str]:
-    """Tell the launch file which topic of the bag is the camera's."""
-    name = topic.removesuffix('/compressed') if compressed else topic
-    camera, _, image = name.rpartition('/')
-    transport = 'compressed' if compressed else 'raw'
-    return [f'camera:={camera}', f'image_topic:={image}', f'image_transport:={transport}']
-
-
-def _launch(bag: Path, arguments: list[str], output: object) -> 'subprocess.Popen[bytes]':
-    command = [
-        'ros2',
-        'launch',
-        'dense_perception',
-        'drive.launch.py',
-        f'bag:={bag.resolve()}',
-        *arguments,
-    ]
-    if shutil.which('ros2') is None:
-        raise DemoError(
-            'the ros2 command is not on the PATH; source your ROS 2, or use make drive'
-        )
-    return subprocess.Popen(
-        command,
-        stdout=output,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,  # type: ignore[call-overload]
-    )
 
 
 def _receive(
@@ -164,19 +120,16 @@ def _receive(
     """
     Spin until labels have stopped coming; show how far the drive is.
 
-    :raises DemoError: something has ended early, or no labels come.
+    :raises RunError: something has ended early, or no labels come.
     """
     started = time.monotonic()
     recording = recorder.recording
     with tqdm(total=count, unit='frame', desc='drive', mininterval=1.0) as bar:
         while not _is_over(recorder, time.monotonic() - started):
-            try:
-                executor.spin_once(timeout_sec=0.2)
-            except (KeyboardInterrupt, ExternalShutdownException):
-                raise DemoError('interrupted') from None
+            spin_once(executor, 0.2)
             bar.update(len(recording.labels_ns) - bar.n)
             if process.poll() is not None:
-                raise DemoError(
+                raise RunError(
                     f'the launch ended with {process.returncode} after '
                     f'{len(recording.labels_ns)} label images'
                 )
@@ -187,33 +140,18 @@ def _is_over(recorder: Recorder, waited_s: float) -> bool:
     Return whether the last labels have come.
 
     :param waited_s: since the launch.
-    :raises DemoError: none have come, and none will.
+    :raises RunError: none have come, and none will.
     """
     quiet_s = time.monotonic() - recorder.last_arrival
     if recorder.recording.labels_ns:
         return quiet_s > (QUIET_AFTER_PLAYER_S if recorder.player_has_gone else QUIET_S)
     if recorder.complaint_s > COMPLAINT_S:
-        raise DemoError(f'no labels; the node says: {recorder.complaint}')
+        raise RunError(f'no labels; the node says: {recorder.complaint}')
     if recorder.player_has_gone and quiet_s > QUIET_S:
-        raise DemoError('no labels, and the player has gone')
+        raise RunError('no labels, and the player has gone')
     if waited_s > START_S:
-        raise DemoError(f'no labels within {START_S:.0f} s')
+        raise RunError(f'no labels within {START_S:.0f} s')
     return False
-
-
-def _tail(log: Path) -> str:
-    return log.read_text(encoding='utf-8', errors='replace')[-2000:]
-
-
-def _stop(process: 'subprocess.Popen[bytes]') -> None:
-    """Interrupt launch and its nodes, as Ctrl-C does."""
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGINT)
-    try:
-        process.wait(15)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 @dataclass(frozen=True)

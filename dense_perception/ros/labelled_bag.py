@@ -8,22 +8,17 @@ from sys import intern
 from dense_perception.arrays import Labels
 from dense_perception.data.truth import index_coding, read_flow_file, truth_files, TruthFiles
 from dense_perception.errors import InputError
-from dense_perception.evaluation.offline import Problems, Sample, TrueFlow
+from dense_perception.evaluation.scoring import Problems, Sample, TrueFlow
 from dense_perception.labels import LabelSet
-from dense_perception.ros.bags import (
-    Bag,
-    BagCopy,
-    deserialize,
-    message_class,
-    RawMessage,
-    stamp_of,
-)
+from dense_perception.ros.bag_copy import BagCopy
+from dense_perception.ros.bags import Bag, deserialize, message_class, RawMessage, stamp_of
 from dense_perception.ros.messages import message_to_flow, message_to_labels, to_array
 import numpy as np
 
 LABELS_TOPIC, FLOW_TOPIC = 'labels_truth', 'flow_truth'  # in the namespace of the camera
 # Truth may come after its image; so many images wait for it.
 _WAITING = 10
+_MOST_TRUTH = 30  # messages of one topic that wait for their image
 
 
 @dataclass(frozen=True)
@@ -53,13 +48,15 @@ class BagImages:
     topic: str = ''  # of the images
     images: int = 0  # read so far, the bad ones among them
     bad: int = 0
-    # When each sample was recorded, and the frame_id of its header, by its name.
+    # When a sample was recorded, and the frame_id of its header, by its name; of the samples that
+    # wait and of the one in use.
     recorded: dict[str, tuple[int, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.name = self.name or str(self.path)
         self._files: TruthFiles | None = None
-        self._after_bad: set[int] = set()  # stamps
+        self._seen: set[int] = set()  # stamps; all that is kept of every image
+        self._after_bad: set[int] = set()  # stamps, of images that wait
         self._last_was_bad = False
 
     def compared(self) -> LabelSet | None:
@@ -105,10 +102,22 @@ class BagImages:
             elif message.topic in names:
                 kept = labels if names[message.topic] == 'labels' else flows
                 kept[stamp_of(message.data) or message.stamp_ns] = message
+                self._bound(kept)
             while len(waiting) > patience:
-                yield self._with_truth(bag, waiting.pop(0), labels, flows)
+                sample = waiting.pop(0)
+                yield self._with_truth(bag, sample, labels, flows)
+                del self.recorded[sample.name]
         for sample in waiting:
             yield self._with_truth(bag, sample, labels, flows)
+            del self.recorded[sample.name]
+
+    def _bound(self, kept: dict[int, RawMessage]) -> None:
+        """Forget the truth that has waited longest for its image, where much waits."""
+        if len(kept) > _MOST_TRUTH:
+            stamp_ns = next(iter(kept))
+            topic = kept.pop(stamp_ns).topic
+            text = f'truth at {stamp_ns} ns not used: no image of that stamp came in time'
+            self.problems.add(self.name, topic, 'early', text)
 
     def _messages(self, bag: Bag, topics: tuple[str, ...]) -> Iterator[RawMessage]:
         """Read up to the first damage."""
@@ -156,7 +165,7 @@ class BagImages:
             return None
         stamp_ns = stamp_of(message.data) or message.stamp_ns
         name = f'{stamp_ns}'
-        if name in self.recorded:
+        if stamp_ns in self._seen:
             self._count_bad()
             self.problems.add(
                 self.name,
@@ -166,6 +175,7 @@ class BagImages:
             )
             return None
         frame_id = intern(str(decoded.header.frame_id))
+        self._seen.add(stamp_ns)
         self.recorded[name] = message.stamp_ns, frame_id
         if self._last_was_bad:
             self._after_bad.add(stamp_ns)
@@ -223,6 +233,7 @@ class BagImages:
             for old in [key for key in kept if key <= stamp_ns]:
                 del kept[old]
         if stamp_ns in self._after_bad:  # true flow from an image that is not there
+            self._after_bad.remove(stamp_ns)
             flow = None
         return Sample(sample.name, sample.image, stamp_ns, true_labels, sample.instances, flow)
 

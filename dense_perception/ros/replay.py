@@ -1,31 +1,37 @@
 """A bag played to the launched node, and what came out of it when, as a report."""
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 import math
-import os
 from pathlib import Path
-import shutil
-import signal
-import subprocess
 import sys
 from tempfile import TemporaryDirectory
 import time
 
-from dense_perception.errors import DensePerceptionError, InputError
-from dense_perception.evaluation.offline import Result, Sample, Scorer
-from dense_perception.evaluation.report import Delivery, Report, RobotRecord
+from dense_perception.arrays import Flow, Labels
+from dense_perception.errors import InputError
+from dense_perception.evaluation.examples import Results, StreamExamples
+from dense_perception.evaluation.report import Report
+from dense_perception.evaluation.report_pictures import FrameReader
+from dense_perception.evaluation.report_records import Delivery, RobotRecord
+from dense_perception.evaluation.scoring import Result, Sample, Scorer
 from dense_perception.metrics.segmentation import ConfusionMatrix
 from dense_perception.ros.bag_evaluation import BagEvaluation, ResultCopy, with_source
-from dense_perception.ros.bags import Bag, BagCopy, stamp_of
+from dense_perception.ros.bags import Bag, stamp_of
 from dense_perception.ros.labelled_bag import BagImages, camera_topic
 from dense_perception.ros.messages import message_to_labels
 from dense_perception.ros.recorder import Recorder, Recording
+from dense_perception.ros.running import (
+    launch_command,
+    listening,
+    Running,
+    running,
+    spin_once,
+)
 from dense_perception.settings import PerceptionSettings
-import rclpy
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.time import Time
 from rosgraph_msgs.msg import Clock
@@ -37,10 +43,6 @@ PLAYER_S = 60.0  # longest wait for the clock of the player
 QUIET_S = 10.0  # without results after the bag, when the last image's do not come
 NODE = '/dense_perception'
 _STEP_S = 0.1
-
-
-class ReplayError(DensePerceptionError):
-    """The replay came to no end; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,15 @@ class ReplayRecorder(Recorder):
         self.received.arrivals.append(Arrival(stamp_ns, robot_ns))
 
 
-def replay_bag(path: Path, evaluation: BagEvaluation, out: Path, *, rate: float = 1.0) -> Report:
+@dataclass(frozen=True)
+class Replayed:
+    """What a replay found, and pictures of what came out."""
+
+    report: Report
+    reader: FrameReader
+
+
+def replay_bag(path: Path, evaluation: BagEvaluation, out: Path, *, rate: float = 1.0) -> Replayed:
     """
     Play a bag to the node that `drive.launch.py` starts, and compare what came out.
 
@@ -123,7 +133,7 @@ def replay_bag(path: Path, evaluation: BagEvaluation, out: Path, *, rate: float 
     :param out: folder for the logs of node and player.
     :param rate: speed; 1 is that of the recording.
     :raises InputError: the bag cannot be read, has no images, or these have no stamps.
-    :raises ReplayError: node or player failed; the message has the end of the log.
+    :raises RunError: node or player failed; the message has the end of the log.
     """
     name = str(path)
     images = evaluation.images(path, name)
@@ -133,14 +143,20 @@ def replay_bag(path: Path, evaluation: BagEvaluation, out: Path, *, rate: float 
         seen = _seen(bag, topic)
         replay = _Replay(path, bag, topic, rate, out, evaluation.settings)
         received = replay.run(Path(folder), seen)
-        copy = BagCopy(evaluation.record / path.stem, bag) if evaluation.record else None
+        copy = evaluation.copy(name, bag)
         with copy or nullcontext():
             judge = _Judge(scorer, received, seen, ResultCopy(copy, images))
             for sample in images.samples(bag, copy):
                 judge.add(sample)
-    report = with_source(scorer.report(), images, copy)
-    robot = judge.robot(images, first_has_none=evaluation.predictors().segmenter is None)
-    return replace(report, models=evaluation.predictors().models, robot=robot)
+        robot = judge.robot(images, first_has_none=evaluation.predictors().segmenter is None)
+        report = replace(
+            with_source(scorer.report(), images, copy),
+            models=evaluation.predictors().models,
+            robot=robot,
+        )
+        examples = StreamExamples(report)
+        evaluation.gather(examples, bag, name, judge.results())
+    return Replayed(report, examples.reader())
 
 
 @dataclass(frozen=True)
@@ -192,65 +208,51 @@ class _Replay:
         params = folder / 'params.yaml'
         params.write_text(yaml.safe_dump({'/**': {'ros__parameters': self._parameters()}}))
         labels = bool(self.settings.segmentation_weights)
-        rclpy.init()
-        recorder = ReplayRecorder(folder, self.topic, self.rate, labels=labels)
-        executor = SingleThreadedExecutor()
-        executor.add_node(recorder)
-        try:
-            with _running(self._launch(params), self.out / 'launch.log') as node:
-                _spin(executor, lambda: _is_ready(recorder), READY_S, 'the node', node)
-                with _running(self._player(), self.out / 'player.log') as player:
-                    self._receive(executor, recorder, node, player, seen)
-        finally:
-            executor.shutdown()
-            recorder.destroy_node()
-            rclpy.try_shutdown()
+        camera = self.topic.removesuffix('/compressed')
+        launch = launch_command(camera, f'params_file:={params}', 'use_sim_time:=true')
+        with (
+            listening(lambda: ReplayRecorder(folder, self.topic, self.rate, labels=labels)) as (
+                recorder,
+                executor,
+            ),
+            running(launch, self.out / 'launch.log') as node,
+        ):
+            _spin(executor, lambda: _is_ready(recorder), READY_S, 'the node', node)
+            with running(self._player(), self.out / 'player.log') as player:
+                self._receive(executor, recorder, node, player, seen)
         return recorder.received
 
     def _receive(
         self,
         executor: SingleThreadedExecutor,
         recorder: ReplayRecorder,
-        node: '_Running',
-        player: '_Running',
+        node: Running,
+        player: Running,
         seen: _SeenImages,
     ) -> None:
         """Spin until the player has ended and the results of the last image have come."""
         clock = f'{PLAYER_S:.0f} s'
         _spin(executor, lambda: recorder.hears_clock, PLAYER_S, f'/clock within {clock}', player)
         while player.process.poll() is None:
-            _spin_once(executor)
+            spin_once(executor, _STEP_S)
             node.check()
         if player.process.returncode:
             player.check()
         last_ns = seen.stamps_ns[-1]
         recorder.last_arrival = time.monotonic()
         while not _has(recorder, last_ns, self.settings):
-            _spin_once(executor)
+            spin_once(executor, _STEP_S)
             node.check()
             if time.monotonic() - recorder.last_arrival > QUIET_S:
                 break
         if not recorder.received.arrivals:
-            raise ReplayError(f'{self.path}: no results; {recorder.complaint}\n{node.tail()}')
+            raise node.failure(f'{self.path}: no results; {recorder.complaint}')
 
     def _parameters(self) -> dict[str, object]:
         """Return the parameters of the node: all settings."""
         compressed = self.bag.topics[self.topic].type_name.endswith('CompressedImage')
         transport = 'compressed' if compressed else 'raw'
         return asdict(replace(self.settings, image_transport=transport))
-
-    def _launch(self, params: Path) -> list[str]:
-        ros2 = shutil.which('ros2')
-        if ros2 is None:
-            raise ReplayError('the ros2 command is not on the PATH; source your ROS 2')
-        camera, _, image = self.topic.removesuffix('/compressed').rpartition('/')
-        return [
-            *(ros2, 'launch', 'dense_perception', 'drive.launch.py'),
-            f'params_file:={params}',
-            'use_sim_time:=true',
-            f'camera:={camera}',
-            f'image_topic:={image}',
-        ]
 
     def _player(self) -> list[str]:
         info = f'{self.topic.removesuffix("/compressed").rpartition("/")[0]}/camera_info'
@@ -287,76 +289,24 @@ def _has(recorder: ReplayRecorder, stamp_ns: int, settings: PerceptionSettings) 
     return labels and flow
 
 
-@dataclass(frozen=True)
-class _Running:
-    """A process and its log."""
-
-    process: 'subprocess.Popen[bytes]'
-    log: Path
-
-    def tail(self) -> str:
-        """Return the end of the log."""
-        return self.log.read_text(encoding='utf-8', errors='replace')[-2000:]
-
-    def check(self) -> None:
-        """
-        Look whether the process still runs.
-
-        :raises ReplayError: it does not.
-        """
-        code = self.process.poll()
-        if code is not None:
-            raise ReplayError(f'ended early with {code}; the end of {self.log}:\n{self.tail()}')
-
-
-@contextmanager
-def _running(command: list[str], log: Path) -> Iterator[_Running]:
-    """Run a command in a session of its own; interrupt all of it at the end."""
-    with log.open('wb') as output:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        yield _Running(process, log)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGINT)
-        try:
-            process.wait(15)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
 def _spin(
     executor: SingleThreadedExecutor,
     condition: Callable[[], bool],
     timeout_s: float,
     what: str,
-    running: _Running,
+    process: Running,
 ) -> None:
     """
     Spin until a condition holds.
 
-    :raises ReplayError: it does not in time, or the process has ended.
+    :raises RunError: it does not in time, or the process has ended.
     """
     deadline_s = time.monotonic() + timeout_s
     while not condition():
-        _spin_once(executor)
-        running.check()
+        spin_once(executor, _STEP_S)
+        process.check()
         if time.monotonic() > deadline_s:
-            raise ReplayError(f'no {what}; the end of {running.log}:\n{running.tail()}')
-
-
-def _spin_once(executor: SingleThreadedExecutor) -> None:
-    try:
-        executor.spin_once(timeout_sec=_STEP_S)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        raise ReplayError('interrupted') from None
+            raise process.failure(f'no {what}')
 
 
 class _Judge:
@@ -402,6 +352,20 @@ class _Judge:
             confidence = recording.confidence(stamp_ns)
         previous = str(recording.previous_ns.get(stamp_ns, ''))
         return Result(labels, confidence, flow, previous)
+
+    def results(self) -> Results:
+        """Return how the results that came are found again."""
+        recording = self._received.recording
+
+        def labels(sample: Sample) -> Labels:
+            assert sample.stamp_ns is not None
+            return self._scorer.converted(recording.labels(sample.stamp_ns))
+
+        def flow(previous: Sample, sample: Sample) -> Flow:
+            assert sample.stamp_ns is not None
+            return recording.flow(sample.stamp_ns)
+
+        return Results(labels, flow)
 
     def robot(self, images: BagImages, *, first_has_none: bool) -> RobotRecord:
         """

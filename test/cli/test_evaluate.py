@@ -33,13 +33,19 @@ def write_bag(path, count=2):
     bags.write_drive(path, frames)
 
 
+def shown(folder):
+    return (folder / 'report.html').read_text().count('<figure><img src="data:image/jpeg')
+
+
 def test_folders_are_scored_in_the_classes_of_camvid(pictures, capsys):
     folders = ('--images', f'{pictures}/val', '--labels', f'{pictures}/valannot')
-    assert main(['segmentation', *folders, *SMALL]) == 0
+    assert main(['segmentation', *folders, *SMALL, '--out', f'{pictures}/out']) == 0
     printed = capsys.readouterr().out
     assert 'pavement' in printed
     assert 'mean IoU' in printed
     assert '2 images, cpu float32' in printed
+    assert len(read_report(pictures / 'out' / 'report.json').frames) == 2
+    assert shown(pictures / 'out') == 2 * 4  # best and worst
 
 
 def test_a_data_set_leaves_a_report_with_the_score_of_its_folders(pictures, capsys):
@@ -51,7 +57,7 @@ def test_a_data_set_leaves_a_report_with_the_score_of_its_folders(pictures, caps
     capsys.readouterr()
     main(['segmentation', *folders, *SMALL])
     assert f'{report.figures()["mean_iou"]:.4f}' in capsys.readouterr().out
-    assert (pictures / 'out' / 'report.html').is_file()
+    assert shown(pictures / 'out') == 2 * 4
     assert report.run.command.startswith('evaluate offline --data camvid')
 
 
@@ -83,6 +89,7 @@ def test_bags_below_a_folder_are_evaluated_and_the_broken_one_is_told(tmp_path, 
     assert main(command) == 0
     report = read_report(tmp_path / 'out' / 'report.json')
     assert [source.frames for source in report.sources] == [2, 2]
+    assert shown(tmp_path / 'out') == 3 * 4  # best, median and worst, from both bags
     assert 'broken.mcap: not a readable ROS 2 bag' in capsys.readouterr().err
     assert main([*command, '--baseline', f'{tmp_path}/out/report.json']) == 0
     printed = capsys.readouterr().out

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from dense_perception.evaluation.report import (
+from dense_perception.evaluation.report import Report
+from dense_perception.evaluation.report_records import (
     FrameRecord,
     LabelCounts,
     ModelRecord,
     Problem,
-    Report,
     RunRecord,
     SegmentationCounts,
     SourceRecord,

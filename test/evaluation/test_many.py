@@ -6,9 +6,9 @@ import sys
 
 from dense_perception.errors import InputError, SettingError
 from dense_perception.evaluation.many import evaluate_many, find_bags, local_copy
-from dense_perception.evaluation.offline import Result, Sample, Scorer
-from dense_perception.evaluation.report import SourceRecord
 from dense_perception.evaluation.report_json import report_text
+from dense_perception.evaluation.report_records import SourceRecord
+from dense_perception.evaluation.scoring import Result, Sample, Scorer
 from dense_perception.labels import CAMVID
 import numpy as np
 import pytest

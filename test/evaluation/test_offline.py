@@ -11,14 +11,11 @@ from dense_perception.evaluation.offline import (
     evaluate_stream,
     known_label_set,
     load_predictors,
-    Problems,
-    Result,
-    Sample,
-    Scorer,
-    TrueFlow,
 )
-from dense_perception.evaluation.report import merge, SourceRecord
+from dense_perception.evaluation.report import merge
 from dense_perception.evaluation.report_json import report_text
+from dense_perception.evaluation.report_records import SourceRecord
+from dense_perception.evaluation.scoring import Problems, Result, Sample, Scorer, TrueFlow
 from dense_perception.labels import CAMVID, CITYSCAPES, LabelClass, LabelSet
 from dense_perception.settings import PerceptionSettings
 from dense_perception.weights.checkpoint import Card, own_label_set, Preprocessing, save_weights

@@ -8,21 +8,19 @@ import subprocess
 
 from dense_perception.errors import InputError, SettingError
 from dense_perception.evaluation import report_run
-from dense_perception.evaluation.report import (
+from dense_perception.evaluation.report import FIGURES, merge, Report
+from dense_perception.evaluation.report_comparison import compare, comparison_table
+from dense_perception.evaluation.report_gates import check_gates, Gate
+from dense_perception.evaluation.report_json import read_report, report_text, write_report
+from dense_perception.evaluation.report_records import (
     Delivery,
-    FIGURES,
     FrameRecord,
     LabelCounts,
-    merge,
     ModelRecord,
-    Report,
     RobotRecord,
     RunRecord,
     SegmentationCounts,
 )
-from dense_perception.evaluation.report_comparison import compare, comparison_table
-from dense_perception.evaluation.report_gates import check_gates, Gate
-from dense_perception.evaluation.report_json import read_report, report_text, write_report
 from dense_perception.evaluation.report_run import RunClock
 from dense_perception.labels import CAMVID, CITYSCAPES, LabelClass, LabelSet
 from dense_perception.metrics.flow import FlowErrors
@@ -212,6 +210,17 @@ def test_damaged_report_is_refused_by_what_is_wrong_with_it(tmp_path, change, me
     write_report(part(range(2)), path)
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(InputError, match=f'report.json: .*{message}'):
+        read_report(path)
+
+
+@pytest.mark.parametrize('count', [-1, 1.5, 2**32])
+def test_pixels_of_a_frame_that_are_no_count_of_pixels_are_refused(tmp_path, count):
+    path = tmp_path / 'report.json'
+    write_report(part(range(2)), path)
+    content = json.loads(path.read_text())
+    content['frames'][0]['labels']['right'][0] = count
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match='must be counts, at most 4294967295'):
         read_report(path)
 
 

@@ -13,15 +13,7 @@ from xml.etree import ElementTree
 import cv2
 from dense_perception.errors import InputError
 from dense_perception.evaluation import report_charts as charts
-from dense_perception.evaluation.report import (
-    Delivery,
-    FrameRecord,
-    LabelCounts,
-    Problem,
-    Report,
-    RobotRecord,
-    RunRecord,
-)
+from dense_perception.evaluation.report import Report
 from dense_perception.evaluation.report_comparison import compare
 from dense_perception.evaluation.report_gates import check_gates, Gate
 from dense_perception.evaluation.report_html import Extras, html, write_html
@@ -33,6 +25,14 @@ from dense_perception.evaluation.report_pictures import (
     FrameReader,
     label_pictures,
     labelled_choices,
+)
+from dense_perception.evaluation.report_records import (
+    Delivery,
+    FrameRecord,
+    LabelCounts,
+    Problem,
+    RobotRecord,
+    RunRecord,
 )
 from dense_perception.labels import CITYSCAPES
 from dense_perception.metrics.calibration import Calibration
@@ -129,7 +129,8 @@ def test_figures_of_the_page_are_those_of_the_json(tmp_path):
 
 def test_page_holds_all_that_it_shows():
     page = Page(whole_page()[1])
-    assert page.tags.count('img') == 6 * 4  # best, median, worst of labels and of flow
+    # Best, median and worst of labels and of flow, and the keys to the colours of flow.
+    assert page.tags.count('img') == 6 * 4 + 2
     assert all(address.startswith(('data:', '#')) for address in page.addresses)
     assert 'link' in page.tags  # else a browser asks for an icon
 
@@ -217,20 +218,21 @@ def test_best_flow_has_the_smallest_error():
 def test_wrong_pixels_are_red_where_truth_is_known():
     image = np.full((1, 3, 3), 100, np.uint8)
     truth, labels = np.array([[0, 1, 255]], np.uint8), np.array([[0, 0, 0]], np.uint8)
-    wrong = dict(label_pictures(image, truth, labels, CITYSCAPES))['wrong pixels']
+    wrong = dict(label_pictures(image, truth, labels, CITYSCAPES))['wrong pixels, red']
     assert (wrong[0, [0, 2]] == 100).all()
     assert wrong[0, 1].tolist() == [230, 30, 30]
 
 
-def test_error_of_flow_is_bright_where_flow_is_far_off_and_black_where_truth_is_not_known():
+def test_error_of_flow_is_bright_where_flow_is_far_off_and_grey_where_truth_is_not_known():
     truth = np.zeros((1, 3, 2), np.float32)
     flow = np.array([[[0, 0], [20, 0], [np.nan, 9]]], np.float32)
     pictures = flow_pictures(
         np.zeros((1, 3, 3), np.uint8), truth, np.array([[True, True, False]]), flow
     )
-    error = pictures[-1][1].astype(int).sum(-1)
-    assert error[0, 1] > 600 > 30 > error[0, 0]
-    assert error[0, 2] == 0
+    true_flow, error = pictures[1][1], pictures[-1][1]
+    brightness = error.astype(int).sum(-1)
+    assert brightness[0, 1] > 600 > 30 > brightness[0, 0]
+    assert error[0, 2].tolist() == true_flow[0, 2].tolist() == [128, 128, 128]
 
 
 def test_picture_in_the_page_is_a_small_jpeg_in_its_colours():

@@ -17,6 +17,7 @@ from dense_perception.settings import PerceptionSettings
 import numpy as np
 import pytest
 from rclpy.serialization import serialize_message
+from rosbags.highlevel import AnyReader
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import get_types_from_msg, get_typestore, Stores
 from sensor_msgs.msg import CompressedImage
@@ -209,6 +210,31 @@ def test_a_bag_cut_in_mid_chunk_is_evaluated_up_to_there(tmp_path):
     assert f'{file}: cut short' in problem.message
 
 
+def test_a_cut_sqlite3_bag_is_evaluated_up_to_the_cut(tmp_path):
+    messages = [
+        entry
+        for number in range(8)
+        for entry in (
+            ('/camera/image', number, compressed(number)),
+            ('/camera/labels_truth', number, labels_message(truth(number), header(number))),
+        )
+    ]
+    write(tmp_path / 'bag', messages, StoragePlugin.SQLITE3)
+    (file,) = (tmp_path / 'bag').glob('*.db3')
+    whole = LABELS_ALONE(str(tmp_path / 'bag'))
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    report = LABELS_ALONE(str(tmp_path / 'bag'))
+    kept = len(report.frames)
+    assert 2 <= kept < 8
+    # The truth of the last image may lie behind the cut.
+    assert [frame.labels for frame in report.frames[:-1]] == [
+        frame.labels for frame in whole.frames[: kept - 1]
+    ]
+    (problem,) = report.problems
+    assert (problem.source, problem.topic) == (str(tmp_path / 'bag'), '/camera/image')
+    assert f'{file}: cut short; the' in problem.message
+
+
 def test_an_mcap_without_an_index_is_evaluated_whole(tmp_path):
     write_drive(tmp_path / 'bag', drive(2))
     (file,) = (tmp_path / 'bag').glob('*.mcap')
@@ -258,6 +284,18 @@ def test_truth_that_does_not_fit_is_told_and_the_rest_evaluated(tmp_path):
     assert 'ids 77 are unknown; known are 0 to 18 of cityscapes, and 255' in texts
 
 
+def test_truth_whose_images_never_come_is_told_and_not_kept(tmp_path):
+    messages = [('/camera/image', 0, compressed(0))]
+    for number in range(50):  # of later stamps than any image
+        messages.append(
+            ('/camera/labels_truth', number, labels_message(truth(0), header(number + 10)))
+        )
+    write(tmp_path / 'bag', messages)
+    (problem,) = LABELS_ALONE(str(tmp_path / 'bag')).problems
+    assert problem.topic == '/camera/labels_truth'
+    assert 'no image of that stamp came in time (20 times)' in problem.message
+
+
 def test_a_bag_without_images_is_refused_with_its_topics(tmp_path):
     write(tmp_path / 'bag', [('/lost', 0, b'\0\1\0\0\0', 'lost_msgs/msg/Thing')])
     with pytest.raises(InputError, match='bag: no image topic; its topics are /lost'):
@@ -278,7 +316,9 @@ def test_a_copy_has_the_messages_of_the_bag_and_the_results(tmp_path):
     report = evaluation(str(tmp_path / 'bag'))
     with Bag(tmp_path / 'bag') as bag:
         sent = sorted(bag.messages())
-    with Bag(tmp_path / 'copies' / 'bag') as copy:
+    (made,) = (tmp_path / 'copies').iterdir()
+    assert made.name.startswith('bag-')
+    with Bag(made) as copy:
         assert {name: topic.count for name, topic in copy.topics.items()} == {
             '/camera/image_raw': 3,
             '/camera/labels_truth': 3,
@@ -295,9 +335,59 @@ def test_a_copy_has_the_messages_of_the_bag_and_the_results(tmp_path):
     np.testing.assert_array_equal(labels, segmenter.segment(image(0)).labels)
     assert stamp_ns == 10**9
     # A copy can be evaluated in its turn; results in it are no camera.
-    assert without_run(EVALUATION(str(tmp_path / 'copies' / 'bag')))[2] == without_run(report)[2]
+    assert without_run(EVALUATION(str(made)))[2] == without_run(report)[2]
     with pytest.raises(InputError, match='exists already'):
         evaluation(str(tmp_path / 'bag'))
+
+
+def test_bags_of_one_name_in_two_folders_have_a_copy_each(tmp_path):
+    record = tmp_path / 'copies'
+    for number, folder in enumerate(('north', 'south')):
+        write_drive(tmp_path / folder / 'bag', [*drive(2)][number:])
+        replace(LABELS_ALONE, record=record)(str(tmp_path / folder / 'bag'))
+    counts = []
+    for copy in record.iterdir():
+        with Bag(copy) as bag:
+            counts.append(bag.topics['/dense_perception/labels'].count)
+    assert sorted(counts) == [1, 2]
+
+
+def test_a_copy_opens_in_the_reader_of_rosbags_with_the_results_beside_the_images(tmp_path):
+    write_drive(tmp_path / 'bag', drive(2))
+    evaluation = replace(EVALUATION, record=tmp_path / 'copies')
+    evaluation(str(tmp_path / 'bag'))
+    topics = {'/camera/image_raw', '/camera/labels_truth'}
+    results = {f'/dense_perception/{kind}' for kind in ('labels', 'confidence', 'flow')}
+    labels = {}
+    with AnyReader([*(tmp_path / 'copies').iterdir()]) as reader:
+        assert set(reader.topics) == topics | results
+        for connection, stamp_ns, data in reader.messages():
+            if connection.topic == '/dense_perception/labels':
+                message = reader.deserialize(data, connection.msgtype)
+                assert message.encoding == 'mono8'
+                labels[stamp_ns] = message.data.reshape(message.height, message.width)
+    assert [*labels] == [10**9, 10**9 + 10**8]
+    found = evaluation.predictors().segmenter.segment(image(1)).labels
+    np.testing.assert_array_equal(labels[10**9 + 10**8], found)
+
+
+def test_a_copy_opens_in_the_reader_of_mcap_with_the_results_beside_the_images(tmp_path):
+    mcap = pytest.importorskip('mcap.reader')
+    write_drive(tmp_path / 'bag', drive(2))
+    replace(EVALUATION, record=tmp_path / 'copies')(str(tmp_path / 'bag'))
+    (file,) = (tmp_path / 'copies').glob('*/*.mcap')
+    counts = {}
+    with file.open('rb') as opened:
+        for schema, channel, _ in mcap.make_reader(opened).iter_messages():
+            assert schema.name == 'sensor_msgs/msg/Image'
+            counts[channel.topic] = counts.get(channel.topic, 0) + 1
+    assert counts == {
+        '/camera/image_raw': 2,
+        '/camera/labels_truth': 2,
+        '/dense_perception/labels': 2,
+        '/dense_perception/confidence': 2,
+        '/dense_perception/flow': 1,
+    }
 
 
 @needs_bags
@@ -305,7 +395,8 @@ def test_a_copy_leaves_no_topic_of_a_foreign_bag_out(tmp_path):
     source = BAGS / 'camera_sqlite3_crystal' / 'sample.db3'
     report = replace(LABELS_ALONE, record=tmp_path)(str(source))
     assert len(report.frames) == 1
-    with Bag(source) as bag, Bag(tmp_path / 'sample') as copy:
+    (made,) = tmp_path.iterdir()
+    with Bag(source) as bag, Bag(made) as copy:
         assert set(bag.topics) < set(copy.topics)
 
 

@@ -6,7 +6,8 @@ from dense_perception.errors import InputError
 from dense_perception.evaluation.report_json import read_report
 from dense_perception.ros.bag_evaluation import BagEvaluation
 from dense_perception.ros.bags import Bag, write_drive
-from dense_perception.ros.replay import replay_bag, ReplayError
+from dense_perception.ros.replay import replay_bag
+from dense_perception.ros.running import RunError
 from dense_perception.settings import PerceptionSettings
 import numpy as np
 import pytest
@@ -33,7 +34,8 @@ def test_a_slow_replay_gives_the_figures_of_every_image(ros_environment, tmp_pat
     write_drive(tmp_path / 'bag', drive(4), camera_matrix=np.eye(3))
     offline = EVALUATION(str(tmp_path / 'bag'))
     evaluation = replace(EVALUATION, record=tmp_path / 'copies')
-    report = replay_bag(tmp_path / 'bag', evaluation, tmp_path / 'out', rate=0.05)
+    replayed = replay_bag(tmp_path / 'bag', evaluation, tmp_path / 'out', rate=0.05)
+    report = replayed.report
     robot = report.robot
     assert (robot.frames_in, robot.frames_out) == (4, 4)
     assert (robot.frames_dropped, robot.frames_bad) == (0, 0)
@@ -47,7 +49,10 @@ def test_a_slow_replay_gives_the_figures_of_every_image(ros_environment, tmp_pat
     assert min(ages_ms) > 0
     assert max(ages_ms) < 100
     assert report.figures()['delivered_mean_iou'] == pytest.approx(offline.figures()['mean_iou'])
-    with Bag(tmp_path / 'copies' / 'bag') as copy:
+    pictures = replayed.reader.labels(report.frames[0])
+    assert [title for title, _ in pictures][0] == 'image'
+    (made,) = (tmp_path / 'copies').iterdir()
+    with Bag(made) as copy:
         assert copy.topics['/dense_perception/labels'].count == 4
         assert copy.topics['/dense_perception/flow'].count == 3
         assert copy.topics['/camera/camera_info'].count == 4
@@ -56,7 +61,7 @@ def test_a_slow_replay_gives_the_figures_of_every_image(ros_environment, tmp_pat
 @pytest.mark.slow
 def test_images_that_come_too_fast_are_counted_as_dropped(ros_environment, tmp_path):
     write_drive(tmp_path / 'bag', drive(200, period_ns=2_000_000))
-    report = replay_bag(tmp_path / 'bag', EVALUATION, tmp_path / 'out')
+    report = replay_bag(tmp_path / 'bag', EVALUATION, tmp_path / 'out').report
     robot = report.robot
     assert robot.frames_in == 200
     assert 0 < robot.frames_out < 200
@@ -86,7 +91,7 @@ def test_the_launch_file_leaves_a_report(ros_environment, launched, tmp_path):
 def test_without_the_ros2_command_it_is_asked_for(ros_environment, tmp_path, monkeypatch):
     write_drive(tmp_path / 'bag', drive(1))
     monkeypatch.setenv('PATH', str(tmp_path))
-    with pytest.raises(ReplayError, match='ros2 command is not on the PATH'):
+    with pytest.raises(RunError, match='ros2 command is not on the PATH'):
         replay_bag(tmp_path / 'bag', EVALUATION, tmp_path / 'out')
 
 
