@@ -20,8 +20,8 @@ from dense_perception.data.segmentation import camvid, LabelledFolder
 from dense_perception.evaluation.segmentation import evaluate_segmentation
 from dense_perception.labels import CAMVID, conversion
 from dense_perception.predictors import labelling
-from dense_perception.predictors.engines.accelerate import Accelerator, EngineSettings
 from dense_perception.predictors.engines.choice import AUTO, ENGINES, time_in_turns
+from dense_perception.predictors.engines.settings import EngineSettings
 from dense_perception.predictors.labelling import Enlargement
 from dense_perception.predictors.segmenter import Segmenter
 from dense_perception.weights.published import find_weights
@@ -101,17 +101,15 @@ def engines(images, settings, device, truth: LabelledFolder | None, seconds: flo
     segmenters = {PLAIN: plain}
     for name in ENGINES:
         made = EngineSettings(engine=name, engine_agreement=0.0, **settings)
-        segmenter, choice = Accelerator(made, images[:1], device, print).segmenter(path)
-        if choice.name == name:
+        segmenter = prepared(made, images[:1], device)
+        if segmenter.running == name:
             segmenters[name] = segmenter
     calls = {
         name: lambda turn, one=one: one.scores(images[turn % len(images)])
         for name, one in segmenters.items()
     }
     times = time_in_turns(calls, torch.device(device), seconds=seconds)
-    _, choice = Accelerator(EngineSettings(engine=AUTO, **settings), images, device).segmenter(
-        path
-    )
+    choice = prepared(EngineSettings(engine=AUTO, **settings), images, device).running
     expected = [reference.segment(image).labels for image in images]
     rows = []
     for name, segmenter in segmenters.items():
@@ -120,9 +118,19 @@ def engines(images, settings, device, truth: LabelledFolder | None, seconds: flo
             for image, labels in zip(images, expected, strict=True)
         ])  # fmt: skip
         iou = f'{mean_iou(segmenter, truth):.4f}' if truth else ''
-        chosen = f'{name} (auto)' if name == choice.name else name
+        chosen = f'{name} (auto)' if name == choice else name
         rows.append(row(images[0], chosen, times[name], times[PLAIN], f'{equal:.4%}', iou))
     return rows
+
+
+def prepared(settings: EngineSettings, images, device: str) -> Segmenter:
+    """Return a segmenter that runs in an engine, or says why it does not."""
+    segmenter = Segmenter.from_file(
+        find_weights('drive'), device=device, engine=settings, tell=print
+    )
+    segmenter.prepare(images)
+    segmenter.scores(images[0])
+    return segmenter
 
 
 def mean_iou(segmenter: Segmenter, truth: LabelledFolder) -> float:

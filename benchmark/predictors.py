@@ -5,13 +5,22 @@ from pathlib import Path
 import platform
 import sys
 
+import cv2
 from dense_perception.data.road_world import RoadWorld
 from dense_perception.evaluation.peers import PEERS
 from dense_perception.evaluation.timing import time_calls, Timing
+from dense_perception.networks.flownet import FlowNetCorr
+from dense_perception.predictors.device import choose_placement
+from dense_perception.predictors.engines.choice import time_in_turns
 from dense_perception.predictors.flow_estimator import FlowEstimator
+from dense_perception.predictors.flow_features import KeptFeatures
 from dense_perception.predictors.segmenter import Segmenter
+from dense_perception.weights.checkpoint import Card, Preprocessing
 from dense_perception.weights.published import find_weights
+import numpy as np
 import torch
+
+SECONDS = 10.0  # for which the ways of one network are timed
 
 
 def processor() -> str:
@@ -19,6 +28,57 @@ def processor() -> str:
     lines = Path('/proc/cpuinfo').read_text(encoding='utf-8').splitlines()
     names = [line.partition(': ')[2] for line in lines if line.startswith('model name')]
     return names[0] if names else platform.machine()
+
+
+class Looped(FlowNetCorr):
+    """The same with one product of whole feature maps for each of the 441 shifts."""
+
+    def compare(self, first, second):
+        """Return the first image's reduced features joined with the correlation of both."""
+        rows, columns = first.shape[2:]
+        padded = torch.nn.functional.pad(second, (20, 20, 20, 20))
+        matches = torch.cat(
+            [
+                (first * padded[:, :, y : y + rows, x : x + columns]).mean(1, keepdim=True)
+                for y in range(0, 41, 2)
+                for x in range(0, 41, 2)
+            ],
+            1,
+        )
+        matches = torch.nn.functional.leaky_relu(matches, 0.1)
+        return torch.cat([self.conv_redir(first), matches], 1)
+
+
+def correlating(device: str) -> dict[str, Timing]:
+    """Time FlowNetCorr on a stream of 512x384 images, in turns; print how the ways compare."""
+    images = [cv2.resize(RoadWorld(3).frame(40 + at).image, (512, 384)) for at in range(8)]
+    rows = {}
+    for width in (0.25, 1.0):
+        card = Card('flownet_corr', {'width': width}, Preprocessing())
+        ways = {
+            'shift by shift': (Looped(width=width), False),
+            'in bands': (FlowNetCorr(width=width), False),
+            'in bands, features kept': (FlowNetCorr(width=width), True),
+        }
+        calls = {}
+        for name, (network, kept) in ways.items():
+            estimator = FlowEstimator(network, card, choose_placement(device))
+            calls[name] = lambda turn, e=estimator, kept=kept: next_pair(e, images, turn, kept)
+        times = time_in_turns(calls, torch.device(device), seconds=SECONDS)
+        slowest = np.median(times['shift by shift'])
+        for name, values in times.items():
+            p50, p99 = np.percentile(values, (50, 99)) * 1e3
+            rows[f'FlowNetCorr x {width}, {name}'] = Timing(p50, p99, len(values))
+            print(f'FlowNetCorr x {width}, {name}: {slowest / np.median(values):.2f} x')
+    return rows
+
+
+def next_pair(estimator: FlowEstimator, images, turn: int, kept: bool) -> None:
+    """Estimate flow to the next image of a loop that is longer than what is kept of it."""
+    if not kept:
+        estimator.features = KeptFeatures()
+    at = turn % len(images)
+    estimator.estimate(images[at], images[(at + 1) % len(images)])
 
 
 def main() -> int:
@@ -37,6 +97,7 @@ def main() -> int:
         )
     for name, method in PEERS.items():
         rows[f'flow, OpenCV {name}'] = time_calls(lambda m=method: m(first, second))
+    rows |= correlating(device)
     card = torch.cuda.get_device_name() if device == 'cuda' else processor()
     title = f'{card}, {torch.get_num_threads()} threads, torch {torch.__version__}'
     print(title)

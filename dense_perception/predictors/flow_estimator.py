@@ -1,28 +1,37 @@
 """From two images to the optical flow between them."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from dense_perception.arrays import Flow, Image
 from dense_perception.errors import InputError, WeightsError
 from dense_perception.networks import FLOW_NETWORKS
-from dense_perception.networks.flownet import FLOW_SCALE, STRIDE
+from dense_perception.networks.flownet import FLOW_SCALE, FlowNetCorr, STRIDE
 from dense_perception.predictors.device import choose_placement, Placement
+from dense_perception.predictors.engines.engine import close_flow
+from dense_perception.predictors.engines.engined import EngineUser, LOG, Use
+from dense_perception.predictors.engines.settings import EngineSettings, TORCH
+from dense_perception.predictors.flow_features import Features, KeptFeatures
 from dense_perception.predictors.flow_refinement import check_flow_refinement, refine_flow
 from dense_perception.predictors.tensors import (
     check_image,
-    images_to_tensor,
     preprocess,
     resize,
     tensor_to_flow,
+    upload,
 )
 from dense_perception.weights.checkpoint import Card, load_weights
 import torch
-from torch import nn
+from torch import nn, Tensor
 import torch.nn.functional as F
 
 
-class FlowEstimator:
-    """Flow network with its device, precision and preprocessing."""
+class FlowEstimator(EngineUser):
+    """
+    Flow network with its device, precision and preprocessing.
+
+    In torch, a correlating network looks at each image once, though it belongs to two pairs.
+    """
 
     def __init__(
         self,
@@ -32,6 +41,8 @@ class FlowEstimator:
         *,
         width: int = 0,
         refinement: str = 'none',
+        engine: EngineSettings | str = TORCH,
+        tell: Callable[[str], None] = LOG.info,
     ) -> None:
         """
         Take a network into use.
@@ -42,12 +53,17 @@ class FlowEstimator:
         :param width: image columns at the network's input, rounded up to a multiple of 64; 0 for
             the image's own.
         :param refinement: none, or variational: flow of all pixels is refined on the CPU.
-        :raises SettingError: there is no such refinement.
+        :param engine: what the network runs in: torch; auto, for the fastest engine that agrees
+            with torch; the name of one; or settings with the rest. See `Engined`.
+        :param tell: receives what becomes of an engine, from any thread.
+        :raises SettingError: there is no such engine or refinement.
+        :raises InputError: the folder for an engine's calibration holds too few images.
         """
         check_flow_refinement(refinement)
-        self.card, self.placement, self.width = card, placement, width
+        self.card, self.width = card, width
         self.refinement = refinement
-        self.network = placement.place(network)
+        self.features = KeptFeatures()  # of images that a next pair may begin with
+        self._use_network(network, placement, engine, Use(2, self.inputs, close_flow), tell)
 
     @classmethod
     def from_file(
@@ -58,10 +74,13 @@ class FlowEstimator:
         precision: str = 'auto',
         width: int = 0,
         refinement: str = 'none',
+        engine: EngineSettings | str = TORCH,
+        tell: Callable[[str], None] = LOG.info,
     ) -> 'FlowEstimator':
         """
         Load a weights file.
 
+        :param engine: as for `FlowEstimator`, like all but the device and its precision.
         :raises WeightsError: the file is damaged, or holds no flow network.
         :raises SettingError: device, precision or refinement is not to be had.
         """
@@ -69,7 +88,15 @@ class FlowEstimator:
         if card.network not in FLOW_NETWORKS:
             raise WeightsError(f'{path}: {card.network} is no flow network')
         placement = choose_placement(device, precision)
-        return cls(network, card, placement, width=width, refinement=refinement)
+        return cls(
+            network,
+            card,
+            placement,
+            width=width,
+            refinement=refinement,
+            engine=engine,
+            tell=tell,
+        )
 
     @torch.inference_mode()
     def estimate(self, first: Image, second: Image) -> Flow:
@@ -87,10 +114,7 @@ class FlowEstimator:
             raise InputError(f'images are {first.shape} and {second.shape}; sizes must match')
         height, width = first.shape[:2]
         rows, columns = self._input_size(height, width)
-        images = images_to_tensor([first, second]).to(self.placement.device)
-        images = preprocess(resize(images, rows, columns), self.card.preprocessing)
-        images = images.to(self.placement.dtype).contiguous(memory_format=torch.channels_last)
-        flow = self.network(images[:1], images[1:]).float() * FLOW_SCALE
+        flow = self._flow(first, second).float() * FLOW_SCALE
         flow = F.interpolate(flow, (height, width), mode='bilinear', align_corners=False)
         # The network saw resized images; its pixels are not the source's.
         change = flow.new_tensor([width / columns, height / rows])[:, None, None]
@@ -98,6 +122,28 @@ class FlowEstimator:
         if self.refinement == 'variational':
             estimate = refine_flow(first, second, estimate)
         return estimate
+
+    def _flow(self, first: Image, second: Image) -> Tensor:
+        """Return what the network gives."""
+        if not isinstance(self.network, FlowNetCorr):
+            return self.network(*self.inputs(first, second))
+        level2, level3 = self.features.of(first, self._tower)
+        _, other = self.features.of(second, self._tower)
+        return self.network.decode(level2, self.network.compare(level3, other))[-1]
+
+    def _tower(self, image: Image) -> Features:
+        """Run the part of a correlating network that sees one image alone."""
+        assert isinstance(self.network, FlowNetCorr)
+        return self.network.image_features(*self.inputs(image))
+
+    @torch.inference_mode()
+    def inputs(self, *images: Image) -> tuple[Tensor, ...]:
+        """Return what the network takes for images of one size, (1, 3, rows, columns) each."""
+        rows, columns = self._input_size(*images[0].shape[:2])
+        values = upload(images, self.placement.device)
+        values = preprocess(resize(values, rows, columns), self.card.preprocessing)
+        values = values.to(self.input_dtype).contiguous(memory_format=torch.channels_last)
+        return tuple(value[None] for value in values)
 
     def _input_size(self, height: int, width: int) -> tuple[int, int]:
         columns = self.width or width

@@ -8,7 +8,7 @@ from dense_perception.errors import WeightsError
 from dense_perception.networks import PROPOSAL_NETWORKS
 from dense_perception.networks.masks import DeepMask, STRIDE, WINDOW
 from dense_perception.predictors.device import choose_placement, Placement
-from dense_perception.predictors.tensors import check_image, images_to_tensor, preprocess, resize
+from dense_perception.predictors.tensors import check_image, preprocess, resize, upload
 from dense_perception.settings import setting, Settings
 from dense_perception.weights.checkpoint import Card, load_weights
 import numpy as np
@@ -118,7 +118,7 @@ class MaskProposer:
         height, width = image.shape[:2]
         columns = self.width or width
         rows = max(1, round(height * columns / width))
-        pixels = images_to_tensor([image]).to(self.placement.device).float()
+        pixels = upload([image], self.placement.device).float()
         pixels = resize(pixels, rows, columns)
         found = self._candidates(pixels)
         scores = torch.cat([part.scores for part in found]).float().sigmoid()

@@ -54,7 +54,7 @@ def cases(draw, upsampling='half_pixel'):
     classes = draw(st.integers(1, 40))
     rows, columns = draw(st.integers(1, 9)), draw(st.integers(1, 9))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
-    spread = draw(st.sampled_from([0.01, 1.0, 8.0]))
+    spread = draw(st.sampled_from([0.01, 1.0, 8.0, 60.0]))
     scores = torch.randn(1, classes, rows, columns, generator=generator) * spread
     if draw(st.booleans()):
         scores = scores.round()  # ties, and areas of one class
@@ -125,6 +125,34 @@ def test_a_class_that_wins_only_between_scores_is_found():
     assert labels[0, 0] == 0
     assert labels[0, 8] == 2
     assert labels[0, 15] == 1
+
+
+@SOME
+@given(case=st.one_of(cases(), cases('zoom')))
+def test_stretches_of_even_distance_hold_every_pixel_where_it_is(case):
+    compiled = pytest.importorskip('dense_perception.predictors.compiled')
+    for axis in labelling.axes(*case):
+        score, first, count, start, step = compiled.even_stretches(*axis)
+        assert first[0] == 0
+        np.testing.assert_array_equal(first[1:], np.cumsum(count)[:-1])
+        assert count.sum() == axis.lower.size
+        np.testing.assert_array_equal(np.repeat(score, count), axis.lower)
+        along = np.arange(axis.lower.size) - np.repeat(first, count)
+        weights = np.repeat(start, count) + along * np.repeat(step, count)
+        np.testing.assert_allclose(weights, axis.weight, atol=2e-5)
+
+
+def test_confidence_of_a_compiled_kernel_is_that_of_the_definition_but_for_rounding():
+    pytest.importorskip('numba')
+    scores = torch.randn(1, 19, 30, 40, generator=torch.Generator().manual_seed(3)) * 6
+    scores = F.avg_pool2d(F.pad(scores, (2, 2, 2, 2), mode='replicate'), 5, 1) * 4
+    for factor in (1, 4 / 3):
+        size = round(240 * factor), round(320 * factor)
+        enlargement = Enlargement(*size, *size)
+        _, ours = label_pixels(scores, enlargement, confidence=True)
+        share = 255 * exact(scores, enlargement).softmax(0).amax(0).numpy()
+        assert np.abs(ours - share).max() <= 0.5 + 0.01
+        assert len(np.unique(ours)) > 100
 
 
 def test_confidence_of_scores_far_apart_is_finite():

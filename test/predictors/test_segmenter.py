@@ -156,6 +156,60 @@ def test_same_image_gives_the_same_labels_again():
     np.testing.assert_array_equal(segmenter.segment(image).labels, first)
 
 
+def assert_same(ours, theirs):
+    """Compare what two runs give: a batch may round in another order than one image."""
+    np.testing.assert_array_equal(ours.labels, theirs.labels)
+    assert np.abs(ours.confidence.astype(int) - theirs.confidence).max() <= 1
+
+
+@pytest.mark.parametrize(
+    'changes',
+    [{}, {'width': 64}, {'refinement': 'dense_crf'}],
+    ids=['plain', 'resized', 'refined'],
+)
+def test_several_images_are_labelled_as_each_alone(changes):
+    segmenter = Segmenter(compact(), CARD, CPU, **changes)
+    sizes = [(40, 60), (37, 53), (40, 60), (1, 1), (37, 53)]
+    images = [picture(*size, seed=at) for at, size in enumerate(sizes)]
+    together = segmenter.segment_all(images, confidence=True)
+    assert len(together) == len(images)
+    for image, result in zip(images, together, strict=True):
+        assert_same(result, segmenter.segment(image, confidence=True))
+
+
+def test_images_of_one_size_are_one_batch_of_the_network():
+    segmenter = mean_color()
+    batches = []
+    segmenter.network.register_forward_pre_hook(lambda _, given: batches.append(len(given[0])))
+    images = [picture(16, 24), picture(24, 16), picture(16, 24), picture(16, 24)]
+    results = segmenter.segment_all(images)
+    assert batches == [3, 1]
+    assert all(result.confidence is None for result in results)
+
+
+@pytest.mark.parametrize('device', ['cpu', pytest.param('cuda', marks=pytest.mark.gpu)])
+def test_images_one_after_the_other_are_labelled_as_each_alone(device):
+    segmenter = Segmenter(compact(), CARD, choose_placement(device, 'float32'))
+    images = [picture(*size, seed=at) for at, size in enumerate([(40, 60), (40, 60), (37, 53)])]
+    results = segmenter.segment_each(iter(images), confidence=True)
+    for image, result in zip(images, results, strict=True):
+        assert_same(result, segmenter.segment(image, confidence=True))
+    assert list(segmenter.segment_each([])) == []
+
+
+def test_no_images_give_no_labels():
+    assert mean_color().segment_all([]) == []
+
+
+def test_one_image_of_another_form_is_refused_before_any_is_labelled():
+    segmenter = mean_color()
+    runs = []
+    segmenter.network.register_forward_pre_hook(lambda *_: runs.append(1))
+    with pytest.raises(InputError, match=r'\(H, W, 3\) uint8 is needed'):
+        segmenter.segment_all([picture(8, 8), np.zeros((8, 8), np.uint8)])
+    assert not runs
+
+
 @pytest.mark.parametrize('layout', [lambda image: image[:, ::-1], np.asfortranarray])
 def test_memory_layout_of_the_image_does_not_matter(layout):
     segmenter, image = Segmenter(compact(), CARD, CPU), picture(40, 60)

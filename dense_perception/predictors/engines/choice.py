@@ -15,7 +15,7 @@ import tempfile
 import time
 
 from dense_perception.errors import SettingError
-from dense_perception.predictors.device import choose_placement, PRECISIONS
+from dense_perception.predictors.device import choose_placement
 from dense_perception.predictors.engines import (
     in_onnx_runtime,
     in_openvino,
@@ -85,23 +85,21 @@ class Choice:
 
 def choose_engine(name: str, task: Task, cache: Cache | None, *, seconds: float = 2.0) -> Choice:
     """
-    Build an engine; where it cannot be had, tell why and take torch.
+    Build an engine.
 
-    :param name: a name in `ENGINES`, or `auto` for the fastest whose outputs agree.
+    :param name: a name in `ENGINES`, or `auto` for the fastest whose outputs agree; it passes over
+        what cannot be had.
     :param cache: where built engines and the choice are kept; None: nowhere.
     :param seconds: how long each candidate of `auto` is timed.
     :raises SettingError: no such engine.
+    :raises EngineError: as `build_engine`.
     """
     if name == AUTO:
         return _fastest(task, cache, seconds)
     if name not in ENGINES:
         known = ', '.join((AUTO, *ENGINES))
         raise SettingError(f'engine is {name!r}; it must be one of {known}')
-    try:
-        return Choice(name, build_engine(name, task, cache))
-    except EngineError as error:
-        task.tell(f'{error}; torch takes its place')
-        return _plain(task)
+    return Choice(name, build_engine(name, task, cache))
 
 
 def build_engine(name: str, task: Task, cache: Cache | None) -> Engine:
@@ -167,7 +165,7 @@ def _built(
             tell(f'{cache.folder} cannot be written; {name} is built again at the next start')
         build(unkept)
     except Exception as error:  # each library has exceptions of its own
-        raise EngineError(f'{name} cannot be built: {_first_line(error)}') from error
+        raise EngineError(f'{name} cannot be built: {first_line(error)}') from error
     return unkept
 
 
@@ -181,7 +179,7 @@ def _loaded(name: str, maker: Maker, task: Task, folder: Path) -> Engine:
         engine = maker.load(task, folder)
         agreement = task.agreement_of(engine)
     except Exception as error:  # each library has exceptions of its own
-        raise EngineError(f'{name} does not run: {_first_line(error)}') from error
+        raise EngineError(f'{name} does not run: {first_line(error)}') from error
     if not agreement >= task.least_agreement:
         raise EngineError(
             f'{name} gives the same as torch float32 in {agreement:.2%} of places, '
@@ -190,16 +188,10 @@ def _loaded(name: str, maker: Maker, task: Task, folder: Path) -> Engine:
     return engine
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return an error's type and the first line of what it says."""
     lines = str(error).strip().splitlines()
     return f'{type(error).__name__}: {lines[0][:300]}' if lines else type(error).__name__
-
-
-def _plain(task: Task) -> Choice:
-    """Return torch in the precision that suits the device, unchecked: there is nothing else."""
-    placement = choose_placement(str(task.device))
-    name = next(key for key, dtype in PRECISIONS.items() if dtype == placement.dtype)
-    return Choice(f'torch-{name}', in_torch.TorchEngine(task.network, placement))
 
 
 def _fastest(task: Task, cache: Cache | None, seconds: float) -> Choice:

@@ -234,46 +234,37 @@ def test_a_missing_engine_is_told_with_what_to_install(monkeypatch, package):
     task, told = task_of()
     with pytest.raises(EngineError, match=f'needs {package}.*: pip install {package}'):
         build_engine(f'{package}-float32', task, None)
-    choice = choose_engine(f'{package}-float32', task, None)
-    assert choice.name.startswith('torch-')
-    assert 'torch takes its place' in told[-1]
-    assert task.agreement_of(choice.engine) > 0.9
+    assert told == []
 
 
 def test_an_engine_for_another_device_is_told():
-    task, told = task_of()
-    assert choose_engine('tensorrt-float16', task, None).name.startswith('torch-')
-    assert 'runs on a cuda device, not on cpu' in told[-1]
+    with pytest.raises(EngineError, match='runs on a cuda device, not on cpu'):
+        choose_engine('tensorrt-float16', task_of()[0], None)
 
 
 def test_calibration_without_frames_is_told():
-    task, told = task_of(calibration=())
-    assert choose_engine('calibrated', task, None).name.startswith('torch-')
-    assert 'folder of frames for calibration' in told[-1]
+    with pytest.raises(EngineError, match='folder of frames for calibration'):
+        choose_engine('calibrated', task_of(calibration=())[0], None)
 
 
 @pytest.mark.parametrize('name', ['openvino-float32', 'onnxruntime-float32'])
-def test_a_network_that_cannot_be_exported_runs_in_torch(name, tmp_path):
+def test_a_network_that_cannot_be_exported_is_told(name, tmp_path):
     needs(name)
-    task, told = task_of(DependsOnData())
-    choice = choose_engine(name, task, Cache(tmp_path))
-    assert choice.name.startswith('torch-')
-    assert f'{name} cannot be built' in told[-1]
+    with pytest.raises(EngineError, match=f'{name} cannot be built'):
+        choose_engine(name, task_of(DependsOnData())[0], Cache(tmp_path))
     assert list(tmp_path.iterdir()) == []
-    assert task.agreement_of(choice.engine) > 0.9
 
 
 def test_a_build_that_fails_is_told_in_one_line(tmp_path):
-    task, told = task_of()
-    assert choose_engine('failing', task, Cache(tmp_path)).name.startswith('torch-')
-    assert 'failing cannot be built: ZeroDivisionError: no such layer; torch' in told[-1]
+    with pytest.raises(EngineError) as raised:
+        choose_engine('failing', task_of()[0], Cache(tmp_path))
+    assert str(raised.value) == 'failing cannot be built: ZeroDivisionError: no such layer'
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_engine_that_disagrees_with_torch_is_refused():
-    task, told = task_of()
-    assert choose_engine('wrong', task, None).name.startswith('torch-')
-    assert 'fewer than 90.00%' in told[-1]
+    with pytest.raises(EngineError, match=r'fewer than 90\.00%'):
+        choose_engine('wrong', task_of()[0], None)
 
 
 def test_a_cache_that_cannot_be_written_costs_only_the_building(tmp_path):
