@@ -9,15 +9,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, Field, field, fields
 import math
 from pathlib import Path
+import re
 from typing import Any, TypeVar
 
 from dense_perception.errors import SettingError
 import yaml
 
-Value = bool | int | float | str
+Value = bool | int | float | str | tuple[str, ...]
 
 REFINEMENTS = ('none', 'dense_crf', 'crf_rnn')  # of class scores
 FLOW_REFINEMENTS = ('none', 'variational')
+_NAME = re.compile(r'(?=.{1,64}\Z)[a-zA-Z](?:_?[a-zA-Z0-9])*_?')  # a token of a ROS 2 topic
 
 
 def setting(
@@ -32,10 +34,11 @@ def setting(
     """
     Declare one field of a `Settings` dataclass.
 
-    :param default: value where nobody gives one; its type is the setting's type.
+    :param default: value where nobody gives one; its type is the setting's type. A tuple is a list
+        of different names, each of letters, digits and underscores, as ROS has them in topics.
     :param description: what it does, with its unit.
     :param low: smallest allowed number, inclusive.
-    :param high: largest allowed number, inclusive.
+    :param high: largest allowed number, inclusive; of names, how many there may be.
     :param choices: the allowed strings; empty for any.
     :param changeable: whether it may change while a node is running.
     """
@@ -88,24 +91,35 @@ class Settings:
 
         :raises SettingError: no such file, no mapping in it, or a bad name or value.
         """
-        try:
-            content = yaml.safe_load(path.read_text(encoding='utf-8'))
-        except OSError as error:
-            raise SettingError(f'{path}: cannot be read: {error.strerror}') from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise SettingError(f'{path}: not valid YAML: {error}') from error
-        if not isinstance(content, dict):
-            raise SettingError(f'{path}: holds {type(content).__name__}, not names and values')
-        return cls.from_mapping(content, source=str(path))
+        return cls.from_mapping(read_mapping(path), source=str(path))
 
 
 AnySettings = TypeVar('AnySettings', bound=Settings)
+
+
+def read_mapping(path: Path) -> dict[Any, Any]:
+    """
+    Read a YAML file that holds one mapping of names to values.
+
+    :raises SettingError: no such file, or no mapping in it.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding='utf-8'))
+    except OSError as error:
+        raise SettingError(f'{path}: cannot be read: {error.strerror}') from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingError(f'{path}: not valid YAML: {error}') from error
+    if not isinstance(content, dict):
+        raise SettingError(f'{path}: holds {type(content).__name__}, not names and values')
+    return content
 
 
 def _checked(entry: 'Field[Any]', given: object) -> object:
     """Return the value in the type of the field's default, or raise SettingError."""
     kind = type(entry.default)
     value: Any = given
+    if kind is tuple:
+        return _checked_names(entry, value)
     if kind is float and type(value) is int:
         value = float(value)
     if type(value) is not kind:
@@ -123,10 +137,36 @@ def _checked(entry: 'Field[Any]', given: object) -> object:
     return value
 
 
+def _checked_names(entry: 'Field[Any]', given: Any) -> tuple[str, ...]:
+    """Return a list of names as a tuple, or raise SettingError."""
+    if not isinstance(given, list | tuple) or not all(isinstance(name, str) for name in given):
+        raise SettingError(
+            f'{entry.name} is {given!r} ({type(given).__name__}); it must be a list of names'
+        )
+    high = entry.metadata.get('high')
+    if high is not None and len(given) > high:
+        raise SettingError(f'{entry.name} has {len(given)} names; it may have {high}')
+    for at, name in enumerate(given):
+        if not _NAME.fullmatch(name):
+            raise SettingError(
+                f'{entry.name} has {name[:80]!r}; a name must begin with a letter and hold only '
+                'letters, digits and single underscores, 64 at most'
+            )
+        if name in given[:at]:
+            raise SettingError(f'{entry.name} has {name!r} twice; names must differ')
+    return tuple(given)
+
+
 @dataclass(frozen=True)
 class PerceptionSettings(Settings):
-    """How the node turns one camera stream into labels, flow and proposals."""
+    """How the node turns camera streams into labels, flow and proposals."""
 
+    cameras: tuple[str, ...] = setting(
+        (),
+        'names of several cameras, such as [front, left]: NAME/image and NAME/camera_info are '
+        'read and ~/NAME/labels and so on published; empty: one camera, without a name',
+        high=16,
+    )
     image_transport: str = setting(
         'raw',
         'raw: sensor_msgs/Image on `image`; compressed: CompressedImage on `image/compressed`',
@@ -166,6 +206,32 @@ class PerceptionSettings(Settings):
         'number type of the networks; auto takes the fastest that the device computes in',
         choices=('auto', 'float32', 'bfloat16', 'float16'),
     )
+    engine: str = setting(
+        'torch',
+        'what labels and flow run in: torch; auto, the fastest engine that agrees with torch; or '
+        'the name of one. It is built beside the first images, for which torch is used',
+    )
+    engine_cache: str = setting(
+        '~/.cache/dense_perception', 'folder of built engines; empty: built at every start'
+    )
+    calibration_frames: str = setting(
+        '', "folder of the camera's images that scale int8; empty: no int8"
+    )
+    keyframe_interval: int = setting(
+        1,
+        'every how many images of a camera the network labels one; the others have its labels, '
+        'carried along flow, and no confidence',
+        low=1,
+        high=30,
+        changeable=True,
+    )
+    max_latency_ms: float = setting(
+        0.0,
+        'milliseconds; results older than this make labelling cheaper: a smaller input, labels '
+        'carried along flow; 0: no limit',
+        low=0.0,
+        high=60000.0,
+    )
     segmentation_width: int = setting(
         480, "pixels; images are resized to it for labelling; 0: the camera's", low=0, high=8192
     )
@@ -180,6 +246,13 @@ class PerceptionSettings(Settings):
         'seconds; flow starts anew when two frames are further apart',
         low=0.001,
         high=60.0,
+        changeable=True,
+    )
+    flow_output_scale: float = setting(
+        1.0,
+        'size of ~/flow, as a share of the image; its vectors are in pixels of that size',
+        low=0.05,
+        high=1.0,
         changeable=True,
     )
     overlay_opacity: float = setting(

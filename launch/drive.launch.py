@@ -2,13 +2,15 @@
 Label a camera stream and estimate its flow.
 
 `ros2 launch dense_perception drive.launch.py camera:=/front` listens to /front/image_raw;
-with `bag:=PATH` a player publishes the bag's topics first.
+with `bag:=PATH` a player publishes the bag's topics first. For several cameras there is
+drive_multi.launch.py.
 """
 
 import os
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
+from dense_perception.ros.rig import read_rig, remappings
 from launch import LaunchContext, LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
@@ -25,6 +27,7 @@ SHARE = Path(get_package_share_directory('dense_perception'))
 ARGUMENTS = {
     'camera': ('/camera', 'namespace of the camera: its image_raw and camera_info are read'),
     'image_topic': ('image_raw', 'name of the image topic in the namespace of the camera'),
+    'rig': ('', 'YAML file of several cameras, in place of camera and image_topic; empty: one'),
     'image_transport': ('', 'raw or compressed; empty: as in params_file'),
     'namespace': ('', 'namespace of the node; its outputs are NAMESPACE/dense_perception/...'),
     'params_file': (str(SHARE / 'config' / 'drive.yaml'), 'YAML file of parameters'),
@@ -37,6 +40,12 @@ ARGUMENTS = {
     'flow_refinement': ('', 'of flow: none or variational; empty: as in params_file'),
     'proposal_network': ('', 'deep_mask or sharp_mask; empty: as in params_file'),
     'proposal_weights': ('', 'a weights file; empty: as in params_file'),
+    'engine': ('', 'torch, auto or the name of an engine; empty: as in params_file'),
+    'free_space': ('false', 'start a free space node for each camera'),
+    'free_space_params_file': (
+        str(SHARE / 'config' / 'free_space.yaml'),
+        'YAML file of its parameters',
+    ),
     'bag': ('', 'rosbag2 bag to publish; empty: a camera publishes'),
     'rate': ('1.0', 'speed of the bag, 1.0 is as recorded'),
     'loop': ('false', 'play the bag again and again'),
@@ -45,7 +54,7 @@ ARGUMENTS = {
     'respawn': ('false', 'start the node again when it dies'),
     'log_level': ('info', 'debug, info, warn, error or fatal'),
 }
-SWITCHES = ('loop', 'use_sim_time', 'autostart', 'respawn')
+SWITCHES = ('free_space', 'loop', 'use_sim_time', 'autostart', 'respawn')
 BOOLEANS = ['true', 'false', 'True', 'False']
 # Parameter that an argument sets; one that is left empty leaves it to params_file.
 OVERRIDES = {
@@ -62,6 +71,7 @@ OVERRIDES = {
             'flow_refinement',
             'proposal_network',
             'proposal_weights',
+            'engine',
         )
     },
 }
@@ -96,8 +106,7 @@ def _nodes(context: LaunchContext) -> list[Node]:
     value = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     yes = {name: value[name].lower() == 'true' for name in SWITCHES}
     overrides = {OVERRIDES[name]: value[name] for name in OVERRIDES if value[name]}
-    camera = value['camera'].rstrip('/')
-    image = f'{camera}/{value["image_topic"]}'
+    rig = read_rig(Path(value['rig'])) if value['rig'] else {}
     perception = Node(
         package='dense_perception',
         executable='perception_node',
@@ -107,23 +116,23 @@ def _nodes(context: LaunchContext) -> list[Node]:
             value['params_file'],
             {
                 **{name: ParameterValue(text, value_type=str) for name, text in overrides.items()},
+                **({'cameras': list(rig)} if rig else {}),
                 'autostart': yes['autostart'],
                 'use_sim_time': yes['use_sim_time'],
             },
         ],
-        remappings=[
-            ('image', image),
-            ('image/compressed', f'{image}/compressed'),
-            ('camera_info', f'{camera}/camera_info'),
-        ],
+        remappings=remappings(rig) if rig else _of_one_camera(value),
         arguments=['--ros-args', '--log-level', value['log_level']],
         respawn=yes['respawn'],
         respawn_delay=1.0,
         on_exit=_end_after_failure if value['bag'] and not yes['respawn'] else None,
         output='screen',
     )
+    nodes = [perception]
+    if yes['free_space']:
+        nodes += [_free_space(value, yes, camera) for camera in rig or ('',)]
     if not value['bag']:
-        return [perception]
+        return nodes
     player = Node(
         package='dense_perception',
         executable='player_node',
@@ -144,7 +153,37 @@ def _nodes(context: LaunchContext) -> list[Node]:
         on_exit=_end_after_failure,
         output='screen',
     )
-    return [perception, player]
+    return [*nodes, player]
+
+
+def _free_space(value: dict[str, str], yes: dict[str, bool], camera: str) -> Node:
+    outputs = f'dense_perception/{camera}'.rstrip('/')
+    return Node(
+        package='dense_perception',
+        executable='free_space_node',
+        name=f'free_space_{camera}'.rstrip('_'),
+        namespace=value['namespace'],
+        parameters=[value['free_space_params_file'], {'use_sim_time': yes['use_sim_time']}],
+        remappings=[
+            (name, f'{outputs}/{name}')
+            for name in ('labels', 'confidence', 'label_info', 'camera_info')
+        ],
+        arguments=['--ros-args', '--log-level', value['log_level']],
+        respawn=yes['respawn'],
+        respawn_delay=1.0,
+        output='screen',
+    )
+
+
+def _of_one_camera(value: dict[str, str]) -> list[tuple[str, str]]:
+    """Return what the topics that the node listens to become."""
+    camera = value['camera'].rstrip('/')
+    image = f'{camera}/{value["image_topic"]}'
+    return [
+        ('image', image),
+        ('image/compressed', f'{image}/compressed'),
+        ('camera_info', f'{camera}/camera_info'),
+    ]
 
 
 def _end_after_failure(event: ProcessExited, _: LaunchContext) -> list[Shutdown]:

@@ -17,10 +17,11 @@ class Example(Settings):
     count: int = setting(3, 'things', low=1, high=5)
     name: str = setting('a', 'which', choices=('a', 'b'))
     on: bool = setting(False, 'whether')
+    who: tuple[str, ...] = setting((), 'names', high=3)
 
 
 def test_defaults_are_those_of_the_fields():
-    assert Example() == Example(scale=0.5, count=3, name='a', on=False)
+    assert Example() == Example(scale=0.5, count=3, name='a', on=False, who=())
 
 
 @pytest.mark.parametrize('values', [{'scale': 0.1}, {'scale': 1.0}, {'count': 1}, {'count': 5}])
@@ -44,6 +45,17 @@ def test_limits_are_allowed_themselves(values):
         ({'count': True}, r'count is True \(bool\); it must be int'),
         ({'on': 1}, r'on is 1 \(int\); it must be bool'),
         ({'name': None}, r'name is None \(NoneType\); it must be str'),
+        ({'who': 'front'}, r"who is 'front' \(str\); it must be a list of names"),
+        ({'who': ['front', 1]}, r"who is \['front', 1\] \(list\); it must be a list of names"),
+        ({'who': list('abcd')}, 'who has 4 names; it may have 3'),
+        ({'who': ['']}, "who has ''; a name must begin with a letter"),
+        ({'who': ['a', '2nd']}, "who has '2nd'; a name must begin with a letter"),
+        ({'who': ['a b']}, "who has 'a b'; a name must begin with a letter"),
+        ({'who': ['a/b']}, "who has 'a/b'; a name must begin with a letter"),
+        ({'who': ['a__b']}, "who has 'a__b'; .* single underscores"),
+        ({'who': ['a\n']}, 'who has .*; a name must begin with a letter'),
+        ({'who': ['x' * 65]}, "who has 'x+'; .* 64 at most"),
+        ({'who': ['a', 'b', 'a']}, "who has 'a' twice; names must differ"),
     ],
 )
 def test_bad_value_is_refused_with_its_name_and_what_would_be_right(values, message):
@@ -59,9 +71,20 @@ def test_whole_number_is_taken_for_a_float():
     assert type(scale) is float
 
 
+@pytest.mark.parametrize('given', [['front', 'rear_2'], ('front', 'rear_2')])
+def test_a_list_of_names_keeps_its_order_and_cannot_change(given):
+    assert Example(who=given).who == ('front', 'rear_2')
+
+
+def test_a_yaml_list_is_a_list_of_names(tmp_path):
+    path = tmp_path / 'a.yaml'
+    path.write_text('who: [front, left]\n')
+    assert Example.from_yaml(path).who == ('front', 'left')
+
+
 def test_unknown_name_is_refused_with_the_known_ones():
     with pytest.raises(
-        SettingError, match='node.yaml: unknown sacle, x; known are count, name, on, scale'
+        SettingError, match='node.yaml: unknown sacle, x; known are count, name, on, scale, who'
     ):
         Example.from_mapping({'sacle': 1.0, 'x': 2}, source='node.yaml')
 

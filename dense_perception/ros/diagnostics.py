@@ -7,6 +7,7 @@ import math
 from threading import Lock
 import time
 
+from dense_perception.errors import DensePerceptionError
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 import numpy as np
 
@@ -19,6 +20,7 @@ class StreamStatistics:
 
     received: int = 0
     processed: int = 0
+    dropped: int = 0
     bad: int = 0
     last_error: str = ''
     _lock: Lock = field(default_factory=Lock)
@@ -43,6 +45,11 @@ class StreamStatistics:
             self.processed += 1
             self._ages_s.append(age_s)
 
+    def count_dropped(self) -> None:
+        """Count an image that a newer one replaced, or that came too late."""
+        with self._lock:
+            self.dropped += 1
+
     def count_bad(self, error: str) -> None:
         """Count an image that could not be used, and why."""
         with self._lock:
@@ -50,7 +57,7 @@ class StreamStatistics:
             self.last_error = error
 
     def count_run(self, network: str, time_s: float) -> None:
-        """Count a run of a network, and how long it took."""
+        """Count a run of a network on an image, alone or with others, and how long it took."""
         with self._lock:
             self._runs[network] = self._runs.get(network, 0) + 1
             self._run_times_s.setdefault(network, deque(maxlen=_AGES)).append(time_s)
@@ -89,6 +96,7 @@ class StreamStatistics:
                 new_bad=self.bad - bad,
                 received=self.received,
                 processed=self.processed,
+                dropped=self.dropped,
                 bad=self.bad,
                 ages_ms=_percentiles_ms(self._ages_s, (50, 95, 99)),
                 runs=dict(self._runs),
@@ -110,6 +118,7 @@ class StreamSummary:
     new_bad: int  # since the last summary
     received: int
     processed: int
+    dropped: int
     bad: int
     ages_ms: tuple[float, ...]  # now minus stamp when results went out: p50, p95, p99
     runs: dict[str, int]  # of each network
@@ -117,7 +126,7 @@ class StreamSummary:
     flow_restarts: int
     last_error: str
 
-    def values(self, dropped: int) -> list[KeyValue]:
+    def values(self) -> list[KeyValue]:
         """Return names and values as a diagnostic status holds them."""
         p50, p95, p99 = self.ages_ms
         rows = {
@@ -128,7 +137,7 @@ class StreamSummary:
             'age p99 (ms)': f'{p99:.1f}',
             'images received': str(self.received),
             'images processed': str(self.processed),
-            'images dropped': str(dropped),
+            'images dropped': str(self.dropped),
             'bad images': str(self.bad),
             'flow restarts': str(self.flow_restarts),
             'last error': self.last_error,
@@ -150,3 +159,9 @@ def status(level: bytes, name: str, message: str, values: list[KeyValue]) -> Dia
     return DiagnosticStatus(
         level=level, name=name, message=message, hardware_id='dense_perception', values=values
     )
+
+
+def explain(error: BaseException) -> str:
+    """Say what went wrong; the type of an error that is not ours says more than its text."""
+    ours = isinstance(error, DensePerceptionError)
+    return str(error) if ours else f'{type(error).__name__}: {error}'

@@ -1,8 +1,11 @@
 """How the node is, told on `/diagnostics` once a second."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
-from dense_perception.ros.diagnostics import status, StreamStatistics
+from dense_perception.predictors.flow_estimator import FlowEstimator
+from dense_perception.predictors.segmenter import Segmenter
+from dense_perception.ros.camera import Camera
+from dense_perception.ros.diagnostics import status
 from dense_perception.ros.pipeline import Pipeline
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock, ClockType  # type: ignore[attr-defined]  # there in every version
@@ -12,60 +15,71 @@ _PERIOD_S = 1.0
 
 
 class Health:
-    """What is wrong with the node and its stream; the node sets the fields."""
+    """What is wrong with the node and its cameras; the node sets the fields."""
 
-    def __init__(
-        self, node: Node, statistics: StreamStatistics, dropped: Callable[[], int]
-    ) -> None:
+    def __init__(self, node: Node, cameras: Sequence[Camera]) -> None:
         """
-        Begin to tell.
+        Begin to tell, with one status for each camera.
 
-        :param dropped: returns how many images newer ones have replaced so far.
+        :param cameras: at least one.
         """
-        self.failure = ''  # why the last attempt to configure or activate came to nothing
-        self.other_quality = ''  # what a publisher of the image offers otherwise than asked
-        self.topic = ''  # of the image; empty while the node is not active
+        self.failure = ''  # why the last attempt to change the state came to nothing
         self.pipeline: Pipeline | None = None
-        self._node, self._statistics, self._dropped = node, statistics, dropped
+        self.cameras = cameras
+        self._trouble = ''  # of the node as a whole, since the last diagnostics
+        self._node = node
         self._publisher = node.create_publisher(DiagnosticArray, '/diagnostics', 10)
         # Not the node's own clock: without /clock, simulated time stands still.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         node.create_timer(_PERIOD_S, self._publish, clock=steady)
 
+    def note(self, error: str) -> None:
+        """Tell of an error that concerns the node as a whole and has cost no image."""
+        self._trouble = error
+        for camera in self.cameras:
+            camera.statistics.note_error(error)
+
     def _publish(self) -> None:
-        summary = self._statistics.summarise()
-        level, text = self._judged(summary.new_bad, summary.last_error)
-        values = summary.values(self._dropped()) + self._description()
-        name = f'{self._node.get_fully_qualified_name()}: stream'
-        array = DiagnosticArray(status=[status(level, name, text, values)])
+        trouble, self._trouble = self._trouble, ''
+        array = DiagnosticArray(status=[self._of(camera, trouble) for camera in self.cameras])
         array.header.stamp = self._node.get_clock().now().to_msg()
         self._publisher.publish(array)
 
-    def _judged(self, new_bad: int, last_error: str) -> tuple[bytes, str]:
-        """Say in a word how the stream is."""
+    def _of(self, camera: Camera, trouble: str) -> DiagnosticStatus:
+        """Return the status of a camera."""
+        summary = camera.statistics.summarise()
+        bad = f'{summary.new_bad} bad image(s): {summary.last_error}' if summary.new_bad else ''
+        level, text = self._judged(camera, trouble or bad)
+        name = f'{self._node.get_fully_qualified_name()}: stream {camera.name}'.rstrip()
+        return status(level, name, text, summary.values() + self._description())
+
+    def _judged(self, camera: Camera, trouble: str) -> tuple[bytes, str]:
+        """Say in a word how a stream is."""
         if self.failure:
             return DiagnosticStatus.ERROR, self.failure
         if self.pipeline is None:
             return DiagnosticStatus.STALE, 'not configured'
-        if not self.topic:
+        if not camera.topic:
             return DiagnosticStatus.STALE, 'configured, not active'
-        if self._statistics.silence_s > self.pipeline.settings.silence_warning_s:
-            return self._silence()
-        if new_bad:
-            return DiagnosticStatus.WARN, f'{new_bad} bad image(s): {last_error}'
+        if camera.statistics.silence_s > self.pipeline.settings.silence_warning_s:
+            return self._silence(camera)
+        if trouble:
+            return DiagnosticStatus.WARN, trouble
+        if self.pipeline.late:
+            return DiagnosticStatus.WARN, f'results come too late: {self.pipeline.late}'
         if self.pipeline.untrained():
             return DiagnosticStatus.WARN, untrained_warning(self.pipeline)
         return DiagnosticStatus.OK, 'running'
 
-    def _silence(self) -> tuple[bytes, str]:
+    def _silence(self, camera: Camera) -> tuple[bytes, str]:
         """Say why no image arrives."""
-        publishers = self._node.count_publishers(self.topic)
+        publishers = self._node.count_publishers(camera.topic)
         if publishers == 0:
-            return DiagnosticStatus.WARN, f'nobody publishes {self.topic}'
+            return DiagnosticStatus.WARN, f'nobody publishes {camera.topic}'
         return DiagnosticStatus.ERROR, (
-            f'{publishers} publisher(s) of {self.topic}, but no image arrives. '
+            f'{publishers} publisher(s) of {camera.topic}, but no image arrives. '
             + (
-                self.other_quality
+                camera.other_quality
                 or 'Stopped camera, other message type, or images too large for the middleware: '
                 'its shared memory must hold several (see fastdds_large_images.xml)'
             )
@@ -79,6 +93,9 @@ class Health:
         rows = {
             'refinement': pipeline.settings.refinement,
             'flow refinement': pipeline.settings.flow_refinement,
+            'keyframe interval': str(pipeline.keyframe_interval),
+            'labelling width': str(pipeline.labelling_width),
+            'latency limit': pipeline.deadline.reason if pipeline.deadline else 'none',
         }
         predictors = pipeline.predictors()
         for name in ('segmentation', 'flow', 'proposal'):
@@ -86,6 +103,9 @@ class Health:
             rows[f'{name} network'] = choice.card.network if choice else 'off'
             rows[f'{name} weights'] = (choice.weights or 'untrained') if choice else ''
             rows[f'{name} device'] = str(predictor.placement) if predictor else 'off'
+            if isinstance(predictor, Segmenter | FlowEstimator):
+                rows[f'{name} engine'] = predictor.running
+                rows[f'{name} engine note'] = predictor.engine_note
         return [KeyValue(key=key, value=value) for key, value in rows.items()]
 
 

@@ -1,180 +1,167 @@
-"""The thread that runs the networks on the newest image."""
+"""The thread that runs the networks on the newest images."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from threading import Thread
-import time
 import traceback
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeVar
 
-from dense_perception.arrays import Image
-from dense_perception.data.pictures import color_flow, overlay_labels
-from dense_perception.errors import DensePerceptionError, InputError
-from dense_perception.ros import messages
-from dense_perception.ros.diagnostics import StreamStatistics
-from dense_perception.ros.latest import Latest
-from dense_perception.ros.outputs import (
-    FLOW_OUTPUTS,
-    LABEL_OUTPUTS,
-    Outputs,
-    PROPOSAL_OUTPUTS,
-)
-from dense_perception.ros.pipeline import continues, Pipeline, Previous
+from dense_perception.errors import InputError
+from dense_perception.predictors.segmenter import Segmentation
+from dense_perception.ros.camera import Camera, CameraMessage
+from dense_perception.ros.diagnostics import explain
+from dense_perception.ros.frame import Frame
+from dense_perception.ros.latest import LatestOfEach
+from dense_perception.ros.messages import to_array
+from dense_perception.ros.outputs import FLOW_OUTPUTS, LABEL_OUTPUTS, PROPOSAL_OUTPUTS
+from dense_perception.ros.pipeline import Pipeline
+from dense_perception.ros.predictions import Predictions
 from rclpy.node import Node
 from rclpy.time import Time
-from sensor_msgs.msg import CameraInfo, CompressedImage, TimeReference
-from sensor_msgs.msg import Image as ImageMessage
-from std_msgs.msg import Header
 
-CameraMessage: TypeAlias = ImageMessage | CompressedImage
 Result = TypeVar('Result')
 
 
 class Inference:
     """
-    Take the newest image, run the networks whose results somebody wants, publish these.
+    Take the newest image of every camera, run the networks whose results somebody wants.
 
-    Runs in a thread of its own from `start` to `stop`, and once.
+    Runs in a thread of its own from `start` to `stop`, and once. Each round serves every camera
+    that has an image, so that none waits for another that sends more. What goes wrong with an
+    image costs that image alone.
     """
 
-    def __init__(
-        self, node: Node, pipeline: Pipeline, outputs: Outputs, statistics: StreamStatistics
-    ) -> None:
-        self.camera_info: CameraInfo | None = None  # the newest one
+    def __init__(self, node: Node, pipeline: Pipeline) -> None:
         self._node, self._pipeline = node, pipeline
-        self._outputs, self._statistics = outputs, statistics
-        self._latest: Latest[CameraMessage] = Latest()
+        self._predictions = Predictions(pipeline, self._attempt)
+        self._newest: LatestOfEach[Camera, CameraMessage] = LatestOfEach()
         self._thread = Thread(target=self._work, name='inference')
 
-    @property
-    def dropped(self) -> int:
-        """Images that newer ones replaced."""
-        return self._latest.dropped
-
     def start(self) -> None:
-        """Begin to wait for images; flow begins anew."""
-        self._pipeline.previous = None
+        """Begin to wait for images."""
         self._thread.start()
 
-    def put(self, message: CameraMessage) -> None:
-        """Hand over an image in place of one that waits; never blocks."""
-        self._latest.put(message)
+    def put(self, camera: Camera, message: CameraMessage) -> None:
+        """Hand over an image in place of the camera's that waits; never blocks."""
+        if self._newest.put(camera, message):
+            camera.statistics.count_dropped()
 
     def stop(self) -> None:
-        """Let the image in work be finished, and wait for that."""
-        self._latest.close()
+        """Let the images in work be finished, and wait for that."""
+        for camera in self._newest.close():
+            camera.statistics.count_dropped()
         if self._thread.is_alive():
             self._thread.join()
 
     def _work(self) -> None:
-        while not self._latest.closed:
-            message = self._latest.take()
-            if message is None:
-                continue
+        while not self._newest.closed:
+            waiting = self._newest.take()
             try:
-                self._process(message)
-            except InputError as error:
-                self._count_bad(str(error))
-            # Whatever a frame brings, the next one is served: out of GPU memory, for example, or
-            # a library that calls sys.exit, which would end this thread without a word.
-            except BaseException as error:  # noqa: BLE001
-                if not self._node.context.ok():  # interrupted while publishing
-                    return
-                self._count_bad(explain(error))
-                self._node.get_logger().error(traceback.format_exc(), throttle_duration_sec=10.0)
+                self._serve(waiting)
+            except BaseException as error:  # noqa: BLE001 - our own bug; the thread goes on
+                for camera in waiting:
+                    self._blame(camera, error)
 
-    def _count_bad(self, error: str) -> None:
-        self._statistics.count_bad(error)
-        self._node.get_logger().warning(f'image not used: {error}', throttle_duration_sec=1.0)
+    def _serve(self, waiting: Mapping[Camera, CameraMessage]) -> None:
+        """Publish what is wanted of one image of each camera; the labels of all come first."""
+        began = self._node.get_clock().now()
+        frames = [
+            frame
+            for camera, message in waiting.items()
+            if (frame := self._attempt(camera, self._read, camera, message))
+        ]
+        labels = self._predictions.labels(
+            [frame for frame in frames if frame.wants(*LABEL_OUTPUTS)]
+        )
+        for frame in [
+            frame
+            for frame in frames
+            if self._attempt(frame.camera, self._publish_labels, frame, labels)
+        ]:
+            self._attempt(frame.camera, self._finish, frame, began)
 
-    def _process(self, message: CameraMessage) -> None:
-        """Run the networks whose results somebody wants, and publish them."""
-        wanted = self._outputs.wanted()
-        if not wanted.intersection(FLOW_OUTPUTS):
-            self._pipeline.previous = None  # flow of the next one who wants it begins anew
-        if not wanted:
+    def _attempt(
+        self, camera: Camera, step: Callable[..., Result], *arguments: Any
+    ) -> Result | None:
+        """Take a step for a camera; what it raises costs that camera its image."""
+        try:
+            return step(*arguments)
+        # Whatever a frame brings, the next one is served: out of GPU memory, for example, or
+        # a library that calls sys.exit, which would end this thread without a word.
+        except BaseException as error:  # noqa: BLE001
+            self._blame(camera, error)
+        return None
+
+    def _blame(self, camera: Camera, error: BaseException) -> None:
+        """Count the image of a camera as bad, and say why."""
+        if not self._node.context.ok():  # interrupted while publishing
             return
-        image = messages.to_array(message)
-        header = message.header
-        if wanted.intersection(LABEL_OUTPUTS):
-            self._publish_labels(header, image, wanted)
-        if wanted.intersection(FLOW_OUTPUTS):
-            self._publish_flow(header, image, wanted)
-        if wanted.intersection(PROPOSAL_OUTPUTS):
-            self._publish_proposals(header, image)
-        if 'camera_info' in wanted:
-            self._publish_camera_info(header, image)
-        age = self._node.get_clock().now() - Time.from_msg(header.stamp)
-        self._statistics.count_processed(age.nanoseconds / 1e9)
+        camera.keyframes.reset()  # the labels there may be of another frame than `previous`
+        camera.statistics.count_bad(explain(error))
+        self._warn(camera, f'image not used: {explain(error)}', 1.0)
+        if not isinstance(error, InputError):
+            text = ''.join(traceback.format_exception(error))
+            self._node.get_logger().error(text, throttle_duration_sec=10.0)
 
-    def _publish_labels(self, header: Header, image: Image, wanted: set[str]) -> None:
+    def _warn(self, camera: Camera, text: str, throttle_s: float) -> None:
+        name = f'{camera.name}: ' if camera.name else ''
+        self._node.get_logger().warning(name + text, throttle_duration_sec=throttle_s)
+
+    def _read(self, camera: Camera, message: CameraMessage) -> Frame | None:
+        """Return an image of which somebody wants something."""
+        assert camera.outputs is not None
+        wanted = camera.outputs.wanted()
+        if wanted.isdisjoint(LABEL_OUTPUTS):
+            camera.keyframes.reset()
+        if wanted.isdisjoint(FLOW_OUTPUTS) and not self._predictions.carries(wanted):
+            camera.forget()  # flow of the next one who wants it begins anew
+        if not wanted:
+            return None
+        image = to_array(message)
+        return Frame(camera, camera.outputs, message.header, image, wanted)
+
+    def _publish_labels(self, frame: Frame, labels: Mapping[Camera, Segmentation]) -> bool:
+        """Publish labels where they are wanted; return whether the image could be used."""
+        if not frame.wants(*LABEL_OUTPUTS):
+            return True
         segmenter = self._pipeline.segmenter
         assert segmenter is not None
-        confidence = 'confidence' in wanted
-        result = self._timed(
-            'segmentation', lambda: segmenter.segment(image, confidence=confidence)
-        )
-        if 'labels' in wanted:
-            self._outputs.publish('labels', messages.labels_message(result.labels, header))
-        if result.confidence is not None:
-            message = messages.labels_message(result.confidence, header)
-            self._outputs.publish('confidence', message)
-        if 'labels_color' in wanted:
-            opacity = self._pipeline.settings.overlay_opacity
-            picture = overlay_labels(image, result.labels, segmenter.label_set, opacity)
-            self._outputs.publish('labels_color', messages.color_message(picture, header))
+        if frame.camera not in labels:
+            return False  # the image has been counted as bad
+        result = labels[frame.camera]
+        frame.publish_labels(result, segmenter.label_set, self._pipeline.settings)
+        return True
 
-    def _publish_flow(self, header: Header, image: Image, wanted: set[str]) -> None:
-        pipeline = self._pipeline
-        estimator = pipeline.flow_estimator
-        assert estimator is not None
-        previous = pipeline.previous
-        pipeline.previous = Previous(image, header.stamp)
-        if previous is None or not continues(previous, pipeline.previous, pipeline.settings):
-            self._statistics.count_flow_restart()
+    def _finish(self, frame: Frame, began: Time) -> None:
+        """Publish all but labels."""
+        predictions = self._predictions
+        if frame.wants(*FLOW_OUTPUTS):
+            motion = predictions.motion(frame)
+            if motion is not None:
+                frame.publish_flow(motion, self._pipeline.settings)
+        elif predictions.carries(frame.wanted):
+            predictions.follow(frame)
+        if frame.wants(*PROPOSAL_OUTPUTS):
+            frame.publish_proposals(predictions.proposals(frame))
+        if frame.wants('camera_info'):
+            self._publish_camera_info(frame)
+        now, stamp = self._node.get_clock().now(), Time.from_msg(frame.header.stamp)
+        frame.camera.statistics.count_processed((now - stamp).nanoseconds / 1e9)
+        if frame.wants(*LABEL_OUTPUTS):
+            self._keep_deadline((began - stamp).nanoseconds / 1e9, (now - began).nanoseconds / 1e9)
+
+    def _keep_deadline(self, wait_s: float, inference_s: float) -> None:
+        """Let the limit of age, where there is one, choose how the next images are labelled."""
+        deadline = self._pipeline.deadline
+        if deadline is None:
             return
-        flow = self._timed('flow', lambda: estimator.estimate(previous.image, image))
-        if 'flow' in wanted:
-            self._outputs.publish('flow', messages.flow_message(flow, header))
-        if 'flow_reference' in wanted:
-            reference = TimeReference(
-                header=header, time_ref=previous.stamp, source='previous frame'
-            )
-            self._outputs.publish('flow_reference', reference)
-        if 'flow_color' in wanted:
-            picture = color_flow(flow, pipeline.settings.flow_color_range_px)
-            self._outputs.publish('flow_color', messages.color_message(picture, header))
+        # Stamps may be ahead of the clock, and that may jump back.
+        if deadline.measure(max(0.0, wait_s), max(0.0, inference_s)):
+            self._node.get_logger().info(f'labels: {deadline.reason}')
+        self._pipeline.late = '' if deadline.holds else deadline.reason
 
-    def _publish_proposals(self, header: Header, image: Image) -> None:
-        proposer = self._pipeline.mask_proposer
-        assert proposer is not None
-        proposals = self._timed('proposal', lambda: proposer.propose(image))
-        # One byte for each pixel, as labels are.
-        self._outputs.publish('proposals', messages.labels_message(proposals.ranks(), header))
-
-    def _timed(self, network: str, run: Callable[[], Result]) -> Result:
-        """Run a network and count the run and its time."""
-        started = time.monotonic()
-        result = run()
-        self._statistics.count_run(network, time.monotonic() - started)
-        return result
-
-    def _publish_camera_info(self, header: Header, image: Image) -> None:
-        if self.camera_info is None:
-            return
-        height, width = image.shape[:2]
+    def _publish_camera_info(self, frame: Frame) -> None:
         try:
-            info = messages.scale_camera_info(self.camera_info, width, height)
+            frame.publish_camera_info()
         except InputError as error:
-            self._statistics.note_error(str(error))
-            self._node.get_logger().warning(
-                f'camera_info not used: {error}', throttle_duration_sec=5.0
-            )
-            return
-        info.header = header
-        self._outputs.publish('camera_info', info)
-
-
-def explain(error: BaseException) -> str:
-    """Say what went wrong; the type of an error that is not ours says more than its text."""
-    ours = isinstance(error, DensePerceptionError)
-    return str(error) if ours else f'{type(error).__name__}: {error}'
+            frame.camera.statistics.note_error(str(error))
+            self._warn(frame.camera, str(error), 5.0)

@@ -1,19 +1,22 @@
 """
-The perception node: a camera topic in; label, flow and proposal images out.
+The perception node: camera topics in; label, flow and proposal images out.
 
 Subscription callbacks only store the newest image; one thread runs the networks, so a slow network
 costs images, never latency.
 """
 
+from collections.abc import Callable, Sequence
+from functools import partial
 import sys
 import time
 import traceback
 from typing import Any
 
 from dense_perception.errors import DensePerceptionError, SettingError
-from dense_perception.ros.diagnostics import StreamStatistics
+from dense_perception.ros.camera import Camera
+from dense_perception.ros.diagnostics import explain
 from dense_perception.ros.health import Health, untrained_warning
-from dense_perception.ros.inference import CameraMessage, explain, Inference
+from dense_perception.ros.inference import Inference
 from dense_perception.ros.outputs import destroy_outputs, Outputs
 from dense_perception.ros.parameters import (
     change_settings,
@@ -24,7 +27,7 @@ from dense_perception.ros.parameters import (
 )
 from dense_perception.ros.pipeline import load_pipeline, Pipeline, warm_up
 from dense_perception.ros.process import keep_memory, quiet_interrupts
-from dense_perception.ros.quality import camera_quality
+from dense_perception.ros.serving import serve
 from dense_perception.settings import PerceptionSettings
 from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
 import rclpy
@@ -33,36 +36,25 @@ from rclpy.exceptions import (
     InvalidParameterValueException,
     ParameterException,
 )
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.logging import get_logger
 from rclpy.parameter import Parameter
-from rclpy.qos import qos_policy_name_from_kind
-from rclpy.qos_overriding_options import QoSOverridingOptions
-from sensor_msgs.msg import CameraInfo, CompressedImage
-from sensor_msgs.msg import Image as ImageMessage
-
-try:
-    from rclpy.event_handler import SubscriptionEventCallbacks
-except ImportError:  # Humble
-    from rclpy.qos_event import SubscriptionEventCallbacks
 
 
 class PerceptionNode(LifecycleNode):
-    """Lifecycle node that labels a camera stream and estimates its optical flow."""
+    """Lifecycle node that labels camera streams and estimates their optical flow."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__('dense_perception', **options)
         declare_parameters(self, PerceptionSettings)
         automatic = 'configure and activate when the process starts; false: wait to be told'
         self.declare_parameter('autostart', False, ParameterDescriptor(description=automatic))
-        self.statistics = StreamStatistics()
-        self._dropped_before = 0  # images, while the node was active before
+        self.cameras: list[Camera] = []
         self._pipeline: Pipeline | None = None  # while configured
-        self._outputs: Outputs | None = None
         self._inference: Inference | None = None  # while active
-        self._subscriptions_while_active: list[Any] = []
-        self._health = Health(self, self.statistics, self._dropped)
+        self._name_cameras(self._first_names())
+        self._health = Health(self, self.cameras)
         self.add_on_set_parameters_callback(self._on_parameters)
 
     def start(self) -> None:
@@ -71,161 +63,143 @@ class PerceptionNode(LifecycleNode):
         if configured and self.context.ok():  # loading takes long enough to be interrupted
             self.trigger_activate()
 
+    def serve(self, executor: SingleThreadedExecutor) -> None:
+        """Serve until the context ends; an error in a callback is told and is no end."""
+        serve(self, executor, self._health.note)
+
     def close(self) -> None:
         """Stop the inference without a transition; the context may have ended already."""
         self._stop()
 
+    def _first_names(self) -> Sequence[str]:
+        """Return the names that diagnostics begin with; what is wrong is told on configuring."""
+        try:
+            return read_parameters(self, PerceptionSettings).cameras
+        except SettingError:
+            return ()
+
+    def _name_cameras(self, names: Sequence[str]) -> None:
+        """Have cameras of these names; the counts of those that there were go on."""
+        known = {camera.name: camera for camera in self.cameras}
+        self.cameras[:] = [known.get(name) or Camera(self, name) for name in names or ('',)]
+
     # Lifecycle. rclpy turns an exception in a transition into ERROR without a word, so each
-    # transition logs its own failure.
+    # transition tells its own failure.
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the networks, warm them up and make the outputs."""
-        try:
-            self._configure()
-        except Exception as error:  # noqa: BLE001 - out of GPU memory, for example
-            destroy_outputs(self)
-            return self._fail('cannot be configured', error)
-        self._health.failure = ''
-        return TransitionCallbackReturn.SUCCESS
+        return self._change('configured', self._configure, self._release)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Listen to the camera and start the inference."""
-        try:
-            self._activate(state)
-        except Exception as error:  # noqa: BLE001 - a bad QoS override, for example
-            self._stop()
-            super().on_deactivate(state)
-            return self._fail('cannot be activated', error)
-        self._health.failure = ''
-        return TransitionCallbackReturn.SUCCESS
+        """Listen to the cameras and start the inference."""
+        deactivate = partial(self._deactivate, state)
+        return self._change('activated', partial(self._activate, state), deactivate)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Stop listening, let the image in work be finished."""
-        self._stop()
-        result: TransitionCallbackReturn = super().on_deactivate(state)
-        return result
+        """Stop listening, let the images in work be finished."""
+        return self._change('deactivated', partial(self._deactivate, state))
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Let go of networks and outputs."""
-        self._release()
-        return TransitionCallbackReturn.SUCCESS
+        return self._change('cleaned up', self._release)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop and let go of everything."""
-        self._stop()
-        self._release()
-        return TransitionCallbackReturn.SUCCESS
+        return self._change('shut down', self._let_go)
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Go back to unconfigured, so that the node can be configured again."""
-        self.get_logger().error('a transition failed; everything is let go')
-        self._stop()
-        self._release()
-        return TransitionCallbackReturn.SUCCESS
-
-    def _fail(self, what: str, error: Exception) -> TransitionCallbackReturn:
-        """Tell why a transition does not come about; the node stays in the state before it."""
-        if not self.context.ok():  # interrupted in the middle
-            return TransitionCallbackReturn.FAILURE
-        failure = f'{what}: {explain(error)}'
-        details = '' if isinstance(error, DensePerceptionError) else f'\n{traceback.format_exc()}'
-        self.get_logger().error(failure + details)
-        self.statistics.note_error(failure)
-        self._health.failure = failure
+        if self.context.ok():  # else interrupted in the middle
+            failure = self._health.failure
+            self.get_logger().error(f'a transition failed; everything is let go: {failure}')
+        if self._tried('cannot be let go; the process must be started again', self._let_go):
+            return TransitionCallbackReturn.SUCCESS
         return TransitionCallbackReturn.FAILURE
+
+    def _change(
+        self, what: str, act: Callable[[], None], undo: Callable[[], None] | None = None
+    ) -> TransitionCallbackReturn:
+        """
+        Go through a transition; where that fails, tell why.
+
+        :param undo: leads back to the state before; None: there is no way back, and rclpy calls
+            `on_error`.
+        """
+        if self._tried(f'cannot be {what}', act):
+            self._health.failure = ''
+            return TransitionCallbackReturn.SUCCESS
+        if undo is not None and self._tried(f'cannot be {what}, nor left as it was', undo):
+            return TransitionCallbackReturn.FAILURE
+        return TransitionCallbackReturn.ERROR
+
+    def _tried(self, complaint: str, act: Callable[[], None]) -> bool:
+        """Do something and return whether it went well; tell what it raises."""
+        try:
+            act()
+        # Out of GPU memory, for example, or a bad QoS override.
+        except Exception as error:  # noqa: BLE001
+            if self.context.ok():  # else interrupted in the middle
+                ours = isinstance(error, DensePerceptionError)
+                self._health.failure = f'{complaint}: {explain(error)}'
+                self._health.note(self._health.failure)
+                details = '' if ours else f'\n{traceback.format_exc()}'
+                self.get_logger().error(self._health.failure + details)
+            return False
+        return True
 
     def _configure(self) -> None:
         settings = read_parameters(self, PerceptionSettings)
-        pipeline = load_pipeline(settings)
-        outputs = Outputs(self, pipeline)
+        self._name_cameras(settings.cameras)
+        pipeline = load_pipeline(settings, self._say)
+        for camera in self.cameras:
+            camera.outputs = Outputs(self, pipeline, camera.name)
         started = time.monotonic()
         warm_up(pipeline)
         for name, predictor in pipeline.predictors().items():
-            self.get_logger().info(f'{name}: {predictor.card.network} on {predictor.placement}')
-        self.get_logger().info(f'warm after {time.monotonic() - started:.1f} s')
+            self._say(f'{name}: {predictor.card.network} on {predictor.placement}')
+        self._say(f'warm after {time.monotonic() - started:.1f} s')
         if pipeline.untrained():
             self.get_logger().warning(untrained_warning(pipeline))
         self._pipeline = self._health.pipeline = pipeline
-        self._outputs = outputs
+
+    def _say(self, text: str) -> None:
+        self.get_logger().info(text)
 
     def _activate(self, state: LifecycleState) -> None:
         assert self._pipeline is not None
-        assert self._outputs is not None
         super().on_activate(state)
-        self._outputs.publish_label_info()
-        self._health.other_quality = ''
-        self._inference = Inference(self, self._pipeline, self._outputs, self.statistics)
+        self._inference = Inference(self, self._pipeline)
         self._inference.start()
-        topic = self._subscribe(self._pipeline.settings)
-        self.statistics.restart_clock()
-        self._health.topic = topic
-        self.get_logger().info(f'active; listening to {topic}')
+        compressed = self._pipeline.settings.image_transport == 'compressed'
+        for camera in self.cameras:
+            assert camera.outputs is not None
+            camera.outputs.publish_label_info()
+            camera.listen(compressed=compressed, put=partial(self._inference.put, camera))
+        topics = ', '.join(camera.topic for camera in self.cameras)
+        self._say(f'active; listening to {topics}')
+
+    def _deactivate(self, state: LifecycleState) -> None:
+        self._stop()
+        super().on_deactivate(state)
 
     def _stop(self) -> None:
-        self._health.topic = ''
-        for subscription in self._subscriptions_while_active:
-            self.destroy_subscription(subscription)
-        self._subscriptions_while_active = []
-        if self._inference is not None:
-            self._inference.stop()
-            self._dropped_before += self._inference.dropped
-            self._inference = None
+        try:
+            for camera in self.cameras:
+                camera.stop()
+        finally:
+            if self._inference is not None:
+                self._inference.stop()
+                self._inference = None
 
     def _release(self) -> None:
         self._pipeline = self._health.pipeline = None
-        self._outputs = None
+        for camera in self.cameras:
+            camera.outputs = None
         destroy_outputs(self)
 
-    def _dropped(self) -> int:
-        """Images that newer ones replaced, since the node began."""
-        return self._dropped_before + (self._inference.dropped if self._inference else 0)
-
-    # The camera.
-
-    def _subscribe(self, settings: PerceptionSettings) -> str:
-        """Listen to the camera; return the full name of the image's topic."""
-        compressed = settings.image_transport == 'compressed'
-        image = self.create_subscription(
-            CompressedImage if compressed else ImageMessage,
-            'image/compressed' if compressed else 'image',
-            self._on_image,
-            camera_quality(),
-            event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._on_other_quality),
-            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-        )
-        self._subscriptions_while_active = [image]
-        info = self.create_subscription(
-            CameraInfo,
-            'camera_info',
-            self._on_camera_info,
-            camera_quality(),
-            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-        )
-        self._subscriptions_while_active.append(info)
-        topic: str = image.topic_name
-        return topic
-
-    def _on_image(self, message: CameraMessage) -> None:
-        self.statistics.count_received()
-        if self._inference is not None:
-            self._inference.put(message)
-
-    def _on_camera_info(self, message: CameraInfo) -> None:
-        if self._inference is not None:
-            self._inference.camera_info = message
-
-    def _on_other_quality(self, event: Any) -> None:
-        policy = qos_policy_name_from_kind(event.last_policy_kind)
-        topic = self._subscriptions_while_active[0].topic_name
-        warning = (
-            f'a publisher of {topic} offers another {policy} than is asked for; '
-            f'set qos_overrides.{topic}.subscription.{policy.split("_")[0].lower()}'
-        )
-        self._health.other_quality = warning
-        self.get_logger().warning(warning)
-        self.statistics.note_error(warning)
-
-    # Parameters.
+    def _let_go(self) -> None:
+        self._stop()
+        self._release()
 
     def _on_parameters(self, parameters: 'list[Parameter[Any]]') -> SetParametersResult:
         pipeline = self._pipeline
@@ -235,6 +209,11 @@ class PerceptionNode(LifecycleNode):
             else:
                 pipeline.settings = change_settings(pipeline.settings, parameters)
         except SettingError as error:
+            return rejected(error)
+        # Our own bug; raised further, it would leave the service without an answer.
+        except Exception as error:  # noqa: BLE001
+            self._health.note(f'parameters cannot be checked: {explain(error)}')
+            self.get_logger().error(traceback.format_exc())
             return rejected(error)
         return SetParametersResult(successful=True)
 
@@ -252,11 +231,19 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _main(arguments: list[str] | None) -> int:
-    rclpy.init(args=arguments)
+    try:
+        rclpy.init(args=arguments)
+    except Exception as error:  # noqa: BLE001 - a wrong argument, or no middleware of a name
+        get_logger('dense_perception').fatal(f'ROS cannot be started: {explain(error)}')
+        return 1
     node: PerceptionNode | None = None
     try:
         node = PerceptionNode()
-        _run(node)
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        if node.get_parameter('autostart').value:
+            node.start()
+        node.serve(executor)
     except (
         InvalidParameterTypeException,
         InvalidParameterValueException,
@@ -264,8 +251,6 @@ def _main(arguments: list[str] | None) -> int:
     ) as error:
         get_logger('dense_perception').fatal(str(error))
         return 1
-    except ExternalShutdownException:
-        pass
     except Exception:
         if rclpy.ok():  # else interrupted in the middle of something
             raise
@@ -275,15 +260,6 @@ def _main(arguments: list[str] | None) -> int:
             node.destroy_node()
         rclpy.try_shutdown()
     return 0
-
-
-def _run(node: PerceptionNode) -> None:
-    """Serve until the context ends."""
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    if node.get_parameter('autostart').value:
-        node.start()
-    executor.spin()
 
 
 if __name__ == '__main__':

@@ -1,29 +1,38 @@
-"""The topics on which the results of a configured node go out."""
+"""The topics on which the results of one camera go out."""
 
 from typing import Any
 
-from dense_perception.labels import LabelSet
 from dense_perception.ros import messages
 from dense_perception.ros.pipeline import Pipeline
 from dense_perception.ros.quality import latched_quality, result_quality
 from rclpy.lifecycle import LifecycleNode
 from rclpy.lifecycle.publisher import LifecyclePublisher
 from rclpy.qos_overriding_options import QoSOverridingOptions
-from sensor_msgs.msg import CameraInfo, TimeReference
+from sensor_msgs.msg import CameraInfo, CompressedImage, TimeReference
 from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header, String
 
-LABEL_OUTPUTS = ('labels', 'confidence', 'labels_color')
-FLOW_OUTPUTS = ('flow', 'flow_reference', 'flow_color')
+LABEL_OUTPUTS = ('labels', 'labels/compressed', 'confidence', 'labels_color')
+FLOW_OUTPUTS = ('flow', 'flow/compressed', 'flow_reference', 'flow_color')
 PROPOSAL_OUTPUTS = ('proposals',)
-_OTHER_TYPES = {'flow_reference': TimeReference, 'camera_info': CameraInfo}
+_OTHER_TYPES = {
+    'labels/compressed': CompressedImage,
+    'flow/compressed': CompressedImage,
+    'flow_reference': TimeReference,
+    'camera_info': CameraInfo,
+}
 
 
 class Outputs:
-    """One lifecycle publisher for each result that the node's networks can give."""
+    """One lifecycle publisher for each result that the node's networks give of a camera."""
 
-    def __init__(self, node: LifecycleNode, pipeline: Pipeline) -> None:
-        self._node = node
+    def __init__(self, node: LifecycleNode, pipeline: Pipeline, camera: str = '') -> None:
+        """
+        Create the publishers.
+
+        :param camera: its name, which is part of the topics; empty: they have none.
+        """
+        self._node, self._prefix = node, f'~/{camera}/' if camera else '~/'
         self._label_set = pipeline.segmenter.label_set if pipeline.segmenter else None
         self._publishers: dict[str, LifecyclePublisher[Any]] = {}
         names = ['camera_info']
@@ -31,31 +40,30 @@ class Outputs:
         names += FLOW_OUTPUTS if pipeline.flow_estimator else ()
         names += PROPOSAL_OUTPUTS if pipeline.mask_proposer else ()
         for name in names:
-            self._publishers[name] = node.create_lifecycle_publisher(
+            self._create(
+                name,
                 _OTHER_TYPES.get(name, ImageMessage),
-                f'~/{name}',
                 result_quality(),
                 qos_overriding_options=QoSOverridingOptions.with_default_policies(),
             )
         self._of_frames = frozenset(names)  # the others are published once
         if self._label_set is not None:
-            self._create_label_info(self._label_set)
+            self._create('label_info', String, latched_quality())
+            vision = messages.label_info_message(self._label_set)
+            if vision is not None:
+                self._create('label_info/vision', type(vision), latched_quality())
 
-    def _create_label_info(self, label_set: LabelSet) -> None:
-        self._publishers['label_info'] = self._node.create_lifecycle_publisher(
-            String, '~/label_info', latched_quality()
+    def _create(self, name: str, kind: type, quality: Any, **options: Any) -> None:
+        topic = f'{self._prefix}{name}'
+        self._publishers[name] = self._node.create_lifecycle_publisher(
+            kind, topic, quality, **options
         )
-        vision = messages.label_info_message(label_set)
-        if vision is not None:
-            self._publishers['label_info_vision'] = self._node.create_lifecycle_publisher(
-                type(vision), '~/label_info/vision', latched_quality()
-            )
 
-    def wanted(self) -> set[str]:
+    def wanted(self) -> frozenset[str]:
         """Return the results, one message for an image each, that somebody subscribes to."""
-        return {
+        return frozenset(
             name for name in self._of_frames if self._publishers[name].get_subscription_count() > 0
-        }
+        )
 
     def publish(self, name: str, message: Any) -> None:
         """Publish a result by the name of its topic."""
@@ -69,7 +77,7 @@ class Outputs:
         header = Header(stamp=self._node.get_clock().now().to_msg())
         vision = messages.label_info_message(self._label_set, header)
         if vision is not None:
-            self.publish('label_info_vision', vision)
+            self.publish('label_info/vision', vision)
 
 
 def destroy_outputs(node: LifecycleNode) -> None:

@@ -19,7 +19,11 @@ from rclpy.parameter import Parameter
 def declare_parameters(node: Node, kind: type[Settings]) -> None:
     """Declare one parameter for each field of a settings class, with description and range."""
     for entry in fields(kind):
-        node.declare_parameter(entry.name, entry.default, _descriptor(entry))
+        # ROS gives an empty list no type, so that [''] stands for no names.
+        default = list(entry.default) or [''] if type(entry.default) is tuple else entry.default
+        declared = node.declare_parameter(entry.name, default, _descriptor(entry))
+        if type(entry.default) is tuple and declared.value is None:  # [] in a file
+            node.set_parameters([Parameter(entry.name, value=default)])
 
 
 def read_parameters(node: Node, kind: type[AnySettings]) -> AnySettings:
@@ -28,7 +32,7 @@ def read_parameters(node: Node, kind: type[AnySettings]) -> AnySettings:
 
     :raises SettingError: a value is not allowed.
     """
-    values = {entry.name: node.get_parameter(entry.name).value for entry in fields(kind)}
+    values = _values(kind, [node.get_parameter(entry.name) for entry in fields(kind)])
     return kind.from_mapping(values, source=node.get_fully_qualified_name())
 
 
@@ -38,7 +42,7 @@ def check_parameters(kind: type[Settings], parameters: 'Sequence[Parameter[Any]]
 
     :raises SettingError: a value is not allowed.
     """
-    kind.from_mapping(_changes(kind, parameters))
+    kind.from_mapping(_values(kind, parameters))
 
 
 def change_settings(settings: AnySettings, parameters: 'Sequence[Parameter[Any]]') -> AnySettings:
@@ -48,7 +52,7 @@ def change_settings(settings: AnySettings, parameters: 'Sequence[Parameter[Any]]
     :param settings: those in use, of which only the changeable ones may change.
     :raises SettingError: a value is not allowed, or may not change now.
     """
-    changed = replace(settings, **_changes(type(settings), parameters))
+    changed = replace(settings, **_values(type(settings), parameters))
     for entry in fields(settings):
         differs = getattr(changed, entry.name) != getattr(settings, entry.name)
         if differs and not entry.metadata['changeable']:
@@ -59,12 +63,14 @@ def change_settings(settings: AnySettings, parameters: 'Sequence[Parameter[Any]]
     return changed
 
 
-def _changes(kind: type[Settings], parameters: 'Sequence[Parameter[Any]]') -> Mapping[str, Any]:
+def _values(kind: type[Settings], parameters: 'Sequence[Parameter[Any]]') -> Mapping[str, Any]:
+    """Return the values of those parameters that are settings."""
     known = {entry.name for entry in fields(kind)}
-    return {entry.name: entry.value for entry in parameters if entry.name in known}
+    values = {entry.name: entry.value for entry in parameters if entry.name in known}
+    return {name: [] if value == [''] else value for name, value in values.items()}
 
 
-def rejected(error: SettingError) -> SetParametersResult:
+def rejected(error: Exception) -> SetParametersResult:
     """Return the answer of a parameter callback that refuses a change."""
     return SetParametersResult(successful=False, reason=str(error))
 
@@ -76,6 +82,8 @@ def _descriptor(entry: 'Field[Any]') -> ParameterDescriptor:
         descriptor.additional_constraints = f'one of {", ".join(metadata["choices"])}'
     if metadata['changeable']:
         descriptor.additional_constraints = 'may change while the node runs'
+    if type(entry.default) is tuple:
+        descriptor.additional_constraints = f"at most {metadata['high']} names; ['']: none"
     low, high = metadata['low'], metadata['high']
     if low is None or high is None:
         return descriptor

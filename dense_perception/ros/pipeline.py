@@ -1,11 +1,12 @@
-"""The networks of a configured node, and what they remember of the stream."""
+"""The networks of a configured node."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 import time
 
-from builtin_interfaces.msg import Time as TimeMessage
 from dense_perception.arrays import Image
 from dense_perception.errors import SettingError
+from dense_perception.networks.frontend import STRIDE
 from dense_perception.predictors.choice import (
     Choice,
     choose_network,
@@ -15,30 +16,18 @@ from dense_perception.predictors.choice import (
     Task,
 )
 from dense_perception.predictors.device import choose_placement
+from dense_perception.predictors.engines.settings import EngineSettings
 from dense_perception.predictors.flow_estimator import FlowEstimator
+from dense_perception.predictors.latency import Deadline, LADDER
 from dense_perception.predictors.mask_proposer import MaskProposer
 from dense_perception.predictors.segmenter import Segmenter
 from dense_perception.settings import PerceptionSettings
 import numpy as np
-from rclpy.time import Time
 
 _WARM_UP_RUNS = 3  # the first runs allocate and choose kernels
 _WARM_UP_S = 5.0  # after which none is begun, for networks that take that long
 
 Predictor = Segmenter | FlowEstimator | MaskProposer
-
-
-@dataclass
-class Previous:
-    """The frame that flow starts from."""
-
-    image: Image
-    stamp: TimeMessage
-
-    @property
-    def time_ns(self) -> int:
-        """Stamp in nanoseconds."""
-        return Time.from_msg(self.stamp).nanoseconds
 
 
 @dataclass
@@ -49,8 +38,9 @@ class Pipeline:
     segmenter: Segmenter | None = None
     flow_estimator: FlowEstimator | None = None
     mask_proposer: MaskProposer | None = None
-    previous: Previous | None = None
     choices: dict[str, Choice] = field(default_factory=dict)  # by the name of the task
+    deadline: Deadline | None = None  # of labels; None where no limit is set
+    late: str = ''  # why results come too late nevertheless; the inference says so
 
     def predictors(self) -> dict[str, Predictor]:
         """Return the networks that are not switched off."""
@@ -61,6 +51,20 @@ class Pipeline:
         }
         return {name: predictor for name, predictor in every.items() if predictor is not None}
 
+    @property
+    def keyframe_interval(self) -> int:
+        """Every how many images the network labels one, at present."""
+        interval = self.settings.keyframe_interval
+        return max(interval, self.deadline.rung.keyframe_interval) if self.deadline else interval
+
+    @property
+    def labelling_width(self) -> int:
+        """Columns of the network that labels, at present; 0: those of the image."""
+        width = self.settings.segmentation_width
+        if self.deadline is None or self.deadline.rung.scale == 1:
+            return width
+        return max(1, round(width * self.deadline.rung.scale / STRIDE)) * STRIDE
+
     def untrained(self) -> list[str]:
         """Return the networks whose weights are random, as they are told to people."""
         return [
@@ -70,17 +74,24 @@ class Pipeline:
         ]
 
 
-def load_pipeline(settings: PerceptionSettings) -> Pipeline:
+def load_pipeline(settings: PerceptionSettings, tell: Callable[[str], None]) -> Pipeline:
     """
     Load the networks that are not switched off, or build those that have no weights.
 
+    :param tell: receives what becomes of an engine, from any thread.
     :raises WeightsError: a file is missing, damaged, or of another network than is asked for.
     :raises SettingError: all are switched off, one both is and is asked for, there is no network
-        of a name, or device or precision is not to be had.
+        or engine of a name, or device or precision is not to be had.
+    :raises InputError: the folder of calibration frames is missing or holds too few.
     """
     placement = choose_placement(settings.device, settings.precision)
+    engine = EngineSettings(
+        engine=settings.engine,
+        engine_cache=settings.engine_cache,
+        calibration_frames=settings.calibration_frames,
+    )
     choices = _choices(settings)
-    pipeline = Pipeline(settings, choices=choices)
+    pipeline = Pipeline(settings, choices=choices, deadline=_deadline(settings, choices))
     if labels := choices.get('segmentation'):
         pipeline.segmenter = Segmenter(
             labels.network,
@@ -88,6 +99,8 @@ def load_pipeline(settings: PerceptionSettings) -> Pipeline:
             placement,
             width=settings.segmentation_width,
             refinement=settings.refinement,
+            engine=engine,
+            tell=lambda note: tell(f'segmentation: {note}'),
         )
     if flow := choices.get('flow'):
         pipeline.flow_estimator = FlowEstimator(
@@ -96,12 +109,36 @@ def load_pipeline(settings: PerceptionSettings) -> Pipeline:
             placement,
             width=settings.flow_width,
             refinement=settings.flow_refinement,
+            engine=engine,
+            tell=lambda note: tell(f'flow: {note}'),
         )
     if proposals := choices.get('proposal'):
         pipeline.mask_proposer = MaskProposer(
             proposals.network, proposals.card, placement, width=settings.proposal_width
         )
     return pipeline
+
+
+def _deadline(settings: PerceptionSettings, choices: Mapping[str, Choice]) -> Deadline | None:
+    """
+    Return what holds the limit of age.
+
+    :raises SettingError: what it, or carrying labels along flow, needs is switched off.
+    """
+    if settings.keyframe_interval > 1 and not {'segmentation', 'flow'} <= set(choices):
+        raise SettingError(
+            f'keyframe_interval is {settings.keyframe_interval}, but there are no labels or no '
+            'flow to carry them along; leave it 1 or name weights of both'
+        )
+    if not settings.max_latency_ms:
+        return None
+    if 'segmentation' not in choices or not settings.segmentation_width:
+        raise SettingError(
+            f'max_latency_ms is {settings.max_latency_ms:g}, which needs labels and a '
+            'segmentation_width to reduce'
+        )
+    ladder = [rung for rung in LADDER if rung.keyframe_interval == 1 or 'flow' in choices]
+    return Deadline(settings.max_latency_ms / 1000, ladder)
 
 
 def _choices(settings: PerceptionSettings) -> dict[str, Choice]:
@@ -160,9 +197,3 @@ def _blank(width: int) -> Image:
     """Return an empty image of four by three."""
     columns = width or 480
     return np.zeros((max(1, columns * 3 // 4), columns, 3), np.uint8)
-
-
-def continues(previous: Previous, current: Previous, settings: PerceptionSettings) -> bool:
-    """Whether two frames are close enough in time, and alike enough, for flow between them."""
-    gap_s = (current.time_ns - previous.time_ns) / 1e9
-    return 0 < gap_s <= settings.max_flow_gap_s and previous.image.shape == current.image.shape

@@ -13,7 +13,7 @@ import pytest
 from rcl_interfaces.srv import SetParameters
 import rclpy
 from rclpy.context import Context
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
@@ -38,20 +38,15 @@ class Bench:
             raise
         self.node_executor = SingleThreadedExecutor(context=self.context)
         self.node_executor.add_node(self.node)
-        self.thread = Thread(target=self._serve)
+        self.thread = Thread(target=self.node.serve, args=[self.node_executor])
         self.thread.start()
         self.peer = rclpy.create_node('peer', context=self.context)
         self.executor = SingleThreadedExecutor(context=self.context)
         self.executor.add_node(self.peer)
 
-    def _serve(self):
-        try:
-            self.node_executor.spin()
-        except ExternalShutdownException:
-            pass
-        except RuntimeError:  # RCLError; the context may end between two steps of the executor
-            if self.context.ok():
-                raise
+    def statistics(self, camera=''):
+        """Return what a camera's stream did so far."""
+        return next(c.statistics for c in self.node.cameras if c.name == camera)
 
     def close(self):
         self.context.try_shutdown()
@@ -78,9 +73,15 @@ class Bench:
         client = self.peer.create_client(kind, f'/dense_perception/{name}')
         self.spin(client.service_is_ready)
         future = client.call_async(request)
-        self.spin(future.done)
+        self.spin(future.done, 60.0)  # the first configuration after a change compiles kernels
         self.peer.destroy_client(client)
         return future.result()
+
+    def ask(self, kind, name, request):
+        """Call a service of the node whose answer nobody waits for."""
+        client = self.peer.create_client(kind, f'/dense_perception/{name}')
+        self.spin(client.service_is_ready)
+        client.call_async(request)
 
     def change(self, *labels: str) -> bool:
         """Ask for transitions such as `configure`; return whether the last one succeeded."""
@@ -135,13 +136,16 @@ class Bench:
         return self.diagnostics(lambda status, values: True)
 
     def diagnostics(
-        self, condition: Callable[[DiagnosticStatus, Mapping[str, str]], bool]
+        self,
+        condition: Callable[[DiagnosticStatus, Mapping[str, str]], bool],
+        camera: str = '',
     ) -> tuple[DiagnosticStatus, dict[str, str]]:
-        """Wait for diagnostics of which a condition holds, and return them."""
+        """Wait for diagnostics of a camera of which a condition holds, and return them."""
         found = []
+        name = f'/dense_perception: stream {camera}'.rstrip()
 
         def keep(message):
-            (status,) = message.status
+            (status,) = [status for status in message.status if status.name == name]
             values = {pair.key: pair.value for pair in status.values}
             if condition(status, values):
                 found.append((status, values))

@@ -8,8 +8,8 @@ from sensor_msgs.msg import Image
 pytestmark = pytest.mark.ros
 
 
-def values(statistics, dropped=0):
-    return {pair.key: pair.value for pair in statistics.summarise().values(dropped)}
+def values(statistics):
+    return {pair.key: pair.value for pair in statistics.summarise().values()}
 
 
 def test_ages_are_told_as_percentiles_in_milliseconds():

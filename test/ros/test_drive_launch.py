@@ -203,14 +203,9 @@ def test_a_replay_ends_when_the_node_cannot_start(launched, bag, tmp_path):
     assert 'Traceback' not in output
 
 
-def test_every_argument_is_shown_with_its_description(ros_environment):
-    command = [
-        shutil.which('ros2'),
-        'launch',
-        'dense_perception',
-        'drive.launch.py',
-        '--show-args',
-    ]
+@pytest.mark.parametrize('file', ['drive.launch.py', 'drive_multi.launch.py'])
+def test_every_argument_is_shown_with_its_description(ros_environment, file):
+    command = [shutil.which('ros2'), 'launch', 'dense_perception', file, '--show-args']
     output = subprocess.run(
         command, env=ros_environment, capture_output=True, text=True, check=True
     ).stdout
@@ -220,7 +215,8 @@ def test_every_argument_is_shown_with_its_description(ros_environment):
         *('camera', 'image_topic', 'image_transport', 'namespace', 'params_file', 'device'),
         *('weights', 'flow_weights', 'bag', 'rate', 'loop', 'use_sim_time', 'autostart'),
         *('respawn', 'log_level', 'segmentation_network', 'flow_network', 'refinement'),
-        *('flow_refinement', 'proposal_network', 'proposal_weights'),
+        *('flow_refinement', 'proposal_network', 'proposal_weights', 'rig', 'engine'),
+        *('free_space', 'free_space_params_file'),
     }
     assert 'no description given' not in output
 
@@ -240,6 +236,52 @@ def test_the_fast_dds_profile_is_set_unless_there_is_one(
     (node,) = nodes(process)
     profile = node.environ().get('FASTDDS_DEFAULT_PROFILES_FILE')
     assert Path(profile).name == ('mine.xml' if own else 'fastdds_large_images.xml')
+
+
+# drive_multi.launch.py
+
+RIG = """
+cameras:
+  front:
+  left:
+    namespace: /wing
+    image_topic: rgb
+"""
+
+
+@pytest.fixture
+def rig(tmp_path):
+    path = tmp_path / 'rig.yaml'
+    path.write_text(RIG)
+    return f'rig:={path}'
+
+
+def test_every_camera_of_a_rig_is_labelled(launched, peer, rig, parameters):
+    topics = {'front': '/front/image_raw', 'left': '/wing/rgb'}
+    labels = {name: peer.listen(f'/car/dense_perception/{name}/labels') for name in topics}
+    process = launched('drive_multi.launch.py', rig, 'namespace:=car', parameters)
+    process.wait_for('listening to /front/image_raw, /wing/rgb')
+    cameras = {name: peer.node.create_publisher(Image, topics[name], 10) for name in topics}
+
+    def sent():
+        for name, camera in cameras.items():
+            message = Image(height=48, width=64, encoding='rgb8', step=192, data=bytes(48 * 192))
+            message.header.frame_id = name
+            camera.publish(message)
+        return all(labels.values())
+
+    peer.spin(sent)
+    for name, heard in labels.items():
+        assert heard[0].header.frame_id == name
+
+
+def test_a_rig_that_cannot_be_ends_the_launch_with_what_would_be_right(launched, tmp_path):
+    path = tmp_path / 'rig.yaml'
+    path.write_text('cameras: {2nd: }')
+    process = launched('drive_multi.launch.py', f'rig:={path}')
+    assert process.process.wait(30) == 1
+    assert f"{path}: cameras has '2nd'; a name must begin with a letter" in process.output()
+    assert 'process started' not in process.output()
 
 
 # The process itself.
@@ -308,4 +350,26 @@ def test_a_wrong_parameter_ends_the_process_with_what_would_be_right(start):
     assert process.returncode == 1
     assert 'max_flow_gap_s' in output
     assert '60' in output
+    assert 'Traceback' not in output
+
+
+@pytest.mark.parametrize(
+    ('parameter', 'log_folder', 'cause'),
+    [
+        ('nonsense', '', "override rule: '-p nonsense'"),
+        ('autostart:=false', '/proc/no', '/proc/no'),
+    ],
+    ids=['wrong argument', 'no place for logs'],
+)
+def test_a_ros_that_cannot_be_started_is_one_line_of_why(
+    start, ros_environment, parameter, log_folder, cause
+):
+    if log_folder:
+        ros_environment['ROS_LOG_DIR'] = log_folder
+    process = start(parameter)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 1
+    (line,) = [line for line in output.splitlines() if '[FATAL]' in line]
+    assert 'ROS cannot be started: ' in line
+    assert cause in line
     assert 'Traceback' not in output

@@ -1,7 +1,7 @@
 from threading import Thread
 import time
 
-from dense_perception.ros.latest import Latest
+from dense_perception.ros.latest import Latest, LatestOfEach
 import pytest
 
 
@@ -80,13 +80,6 @@ def test_an_item_put_after_closing_is_dropped():
     assert (latest.take(0), latest.dropped) == (None, 1)
 
 
-def test_clearing_drops_the_item_that_waits():
-    latest = Latest()
-    latest.put(1)
-    latest.clear()
-    assert (latest.take(0), latest.dropped) == (None, 1)
-
-
 @pytest.mark.parametrize('period_s', [0.0, 0.0005])
 def test_every_item_is_taken_or_counted_and_none_out_of_order(period_s):
     latest = Latest()
@@ -109,3 +102,41 @@ def test_every_item_is_taken_or_counted_and_none_out_of_order(period_s):
     assert taken == sorted(taken)
     assert taken[-1] == 499
     assert len(taken) + latest.dropped == 500
+
+
+# Several senders.
+
+
+def test_of_each_sender_the_newest_item_is_taken_and_who_waited_longest_is_first():
+    latest = LatestOfEach()
+    for sender, item in [('left', 1), ('front', 2), ('left', 3)]:
+        latest.put(sender, item)
+    assert list(latest.take(0).items()) == [('left', 3), ('front', 2)]
+    assert latest.take(0) == {}
+
+
+def test_putting_tells_whether_an_item_of_the_same_sender_was_lost():
+    latest = LatestOfEach()
+    assert not latest.put('left', 1)
+    assert not latest.put('front', 2)
+    assert latest.put('left', 3)
+
+
+def test_closing_tells_whose_items_waited_and_later_ones_are_lost():
+    latest = LatestOfEach()
+    latest.put('left', 1)
+    latest.put('front', 2)
+    assert latest.close() == ['left', 'front']
+    assert latest.put('rear', 3)
+    assert latest.take(None) == {}
+
+
+def test_a_slow_sender_is_served_in_every_round_beside_one_that_never_rests():
+    latest = LatestOfEach()
+    rounds = []
+    for number in range(10):
+        for burst in range(100):
+            latest.put('fast', 100 * number + burst)
+        latest.put('slow', number)
+        rounds.append(latest.take(0))
+    assert rounds == [{'fast': 100 * number + 99, 'slow': number} for number in range(10)]

@@ -57,15 +57,15 @@ def shipped(network):
 
 def results(bench, drive, topic, **parameters):
     """Run the node on the drive; return it and what it published."""
-    running = bench(max_flow_gap_s=60.0, **parameters)
+    running = bench(max_flow_gap_s=60.0, silence_warning_s=3600.0, **parameters)
     heard = running.listen(topic)
     camera = running.camera()
     for message in drive:
-        processed = running.node.statistics.processed
+        processed = running.statistics().processed
         camera.publish(message)
-        running.spin(lambda: running.node.statistics.processed > processed, 60.0)  # noqa: B023
+        running.spin(lambda: running.statistics().processed > processed, 60.0)  # noqa: B023
     running.spin(lambda: bool(heard))
-    assert running.node.statistics.bad == 0
+    assert running.statistics().bad == 0
     assert heard[-1].header == drive[-1].header
     assert (heard[-1].height, heard[-1].width) == (72, 96)
     return running, heard[-1]
