@@ -3,6 +3,7 @@ SHELL := /bin/bash
 VENV := .venv
 OUT := out/drive
 PYTEST_FLAGS :=
+MINUTES := 60
 
 # Enters the environment; what is installed there goes before an overlay of the same name.
 ENTER := source $(VENV)/ros2.bash &&
@@ -11,7 +12,7 @@ SOURCES := setup.py setup.cfg package.xml \
     $(shell find $(FOUND) -name __pycache__ -prune -o -not -name '*.pyc' -print)
 
 .DEFAULT_GOAL := help
-.PHONY: help environment setup drive test slow gpu lint format bench weights-check evaluate security clean
+.PHONY: help environment setup drive test slow gpu lint format bench weights-check evaluate soak security clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -61,11 +62,14 @@ bench: setup ## measure speed; benchmark/ holds earlier results
 	$(ENTER) for file in benchmark/*.py; do python "$$file" || exit 1; done
 
 weights-check: setup ## compare the shipped weights with their records
-	$(ENTER) pytest test/weights $(PYTEST_FLAGS)
+	$(ENTER) pytest test/weights/test_published.py $(PYTEST_FLAGS)
 
 evaluate: setup ## evaluate a bag: BAG=bag TRUTH=folder; the report is in out/evaluation
 	$(ENTER) python -m dense_perception.cli.evaluate replay --bag '$(BAG)' \
 	    $(if $(TRUTH),--truth '$(TRUTH)') --out out/evaluation
+
+soak: setup ## run the launched node for MINUTES (60) with faults; table and picture in out/soak
+	$(ENTER) python tools/soak.py --minutes $(MINUTES) --out out/soak
 
 security: setup ## keys and permissions of the node's DDS Security enclave
 	$(ENTER) python tools/make_keystore.py security/keystore $(SECURITY_FLAGS)
