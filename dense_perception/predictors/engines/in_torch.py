@@ -5,8 +5,10 @@ from pathlib import Path
 
 from dense_perception.predictors.device import Placement
 from dense_perception.predictors.engines.engine import Engine, Task
+from dense_perception.predictors.engines.products import choose_convolutions
 import torch
 from torch import nn, Tensor
+from torch.fx.proxy import TraceError
 
 
 class TorchEngine:
@@ -32,13 +34,17 @@ class GraphEngine(TorchEngine):
     """
     The kernels of one call recorded as a CUDA graph and replayed, without Python between them.
 
-    Its speed has not been measured.
+    Each convolution runs in the way that is fastest on the task's inputs; see `products`.
     """
 
     def __init__(self, task: Task, placement: Placement) -> None:
         """Record a call on the sizes of the task's inputs."""
         super().__init__(task.network, placement)
         self._inputs = [self._placed(value) for value in task.inputs[0]]
+        try:
+            self.network = choose_convolutions(self.network, *self._inputs)
+        except TraceError as error:
+            task.tell(f'convolutions stay as they are: {error}')
         stream = torch.cuda.Stream(placement.device)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream(placement.device))
         with torch.inference_mode(), torch.cuda.stream(stream):

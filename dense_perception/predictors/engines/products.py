@@ -7,7 +7,7 @@ reaches in a matrix product; gathering the taps costs little beside 4096 filters
 whichever way was the fastest on its own inputs.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import copy
 import logging
 import time
@@ -108,16 +108,16 @@ def can_be_product(layer: nn.Module) -> bool:
 
 def choose_convolutions(
     network: nn.Module,
-    images: Tensor,
-    *,
+    *images: Tensor,
     time_of: Callable[[nn.Module, Tensor], float] | None = None,
 ) -> nn.Module:
     """
     Return a copy of a network whose convolutions run in the way that is fastest here.
 
     :param network: on its device and in its precision; can be traced symbolically.
-    :param images: (N, 3, H, W), what it will be given.
+    :param images: (N, 3, H, W) each, what it will be given.
     :param time_of: seconds that a layer needs for an input; measured if None.
+    :raises torch.fx.proxy.TraceError: what the network does depends on its input.
     """
     measure = time_of or _seconds
     traced = fx.symbolic_trace(copy.deepcopy(network))
@@ -164,7 +164,9 @@ def _rectified(traced: fx.GraphModule) -> dict[str, bool]:
 
 
 @torch.inference_mode()
-def _inputs(traced: fx.GraphModule, images: Tensor, names: list[str]) -> dict[str, Tensor]:
+def _inputs(
+    traced: fx.GraphModule, images: Sequence[Tensor], names: list[str]
+) -> dict[str, Tensor]:
     """Return what each layer is given."""
     seen: dict[str, Tensor] = {}
 
@@ -176,7 +178,7 @@ def _inputs(traced: fx.GraphModule, images: Tensor, names: list[str]) -> dict[st
 
     layers = {name: traced.get_submodule(name) for name in names}
     hooks = [layer.register_forward_pre_hook(note(name)) for name, layer in layers.items()]
-    traced(images)
+    traced(*images)
     for hook in hooks:
         hook.remove()
     for layer in layers.values():

@@ -1,4 +1,5 @@
 from dense_perception.networks.context import FrontEndContext
+from dense_perception.networks.flownet import FlowNetCorr
 from dense_perception.predictors.engines.products import (
     can_be_product,
     choose_convolutions,
@@ -68,3 +69,11 @@ def test_fastest_way_is_measured():
     chosen = choose_convolutions(network, images)
     with torch.inference_mode():
         torch.testing.assert_close(chosen(images), network(images), rtol=1e-4, atol=1e-4)
+
+
+def test_network_of_two_images_is_one_too():
+    network = FlowNetCorr(width=0.1).eval()
+    pair = torch.randn(2, 1, 3, 64, 128).unbind()
+    chosen = choose_convolutions(network, *pair, time_of=lambda *_: 0.0)
+    with torch.inference_mode():
+        torch.testing.assert_close(chosen(*pair), network(*pair), rtol=1e-4, atol=1e-4)
