@@ -39,12 +39,12 @@ drive: setup ## watch the node on a bundled drive; BAG=bag or FRAMES=folder for 
 	    $(if $(BAG),--bag '$(BAG)') $(if $(FRAMES),--frames '$(FRAMES)')
 
 define run_pytest
-	$(ENTER) { pytest -m '$(1)' $(PYTEST_FLAGS); code=$$?; \
+	$(ENTER) { pytest -m '$(1)' $(2) $(PYTEST_FLAGS); code=$$?; \
 	    python tools/clean_shared_memory.py; exit $$code; }
 endef
 
 test: setup ## run the default tests: no GPU, no network, minutes
-	$(call run_pytest,not slow and not gpu)
+	$(call run_pytest,not slow and not gpu,--numprocesses 2 --dist loadfile)
 
 slow: setup ## run the long tests
 	$(call run_pytest,slow and not gpu)

@@ -25,6 +25,7 @@ from dense_perception.evaluation.report_json import (
 )
 from dense_perception.evaluation.report_records import Problem
 import fsspec  # type: ignore[import-untyped]
+import torch
 
 Work = Callable[[str], Report]  # from the name of a recording; can be pickled for Ray
 _SUFFIXES = ('.mcap', '.db3')
@@ -146,8 +147,10 @@ def _outcome(work: Work, name: str) -> Report | str:
         return f'{type(error).__name__}: {error}'
 
 
-def _remote(work: Work, name: str) -> tuple[str, str]:
+def _remote(work: Work, name: str, threads: int) -> tuple[str, str]:
     """Do the work in a worker; returns the text of the result file, or what went wrong."""
+    # Ray gives a worker one thread: sums would be rounded otherwise than without Ray.
+    torch.set_num_threads(threads)
     outcome = _outcome(work, name)
     return ('', outcome) if isinstance(outcome, str) else (report_text(outcome), '')
 
@@ -166,7 +169,8 @@ def _on_ray(names: Sequence[str], work: Work, address: str) -> Iterator[tuple[st
     try:
         remote = ray.remote(num_cpus=1, max_retries=_RETRIES)(_remote)
         shared = ray.put(work)
-        running = {remote.remote(shared, name): name for name in names}
+        threads = torch.get_num_threads()
+        running = {remote.remote(shared, name, threads): name for name in names}
         while running:
             (done,), _ = ray.wait(list(running), num_returns=1)
             name = running.pop(done)

@@ -118,7 +118,7 @@ def test_networks_and_refinements_are_chosen_by_arguments(launched, peer, bag, p
         'proposal_network:=deep_mask',
     )
     process.wait_for('segmentation: fcn8s on cpu')
-    process.wait_for('untrained: segmentation network fcn8s, flow network flownet_corr, proposal')
+    process.wait_for('untrained: segmentation network fcn8s, proposal network deep_mask')
     peer.spin(lambda: labels and flow and proposals, 60.0)
     assert proposals[0].encoding == 'mono8'
     assert (proposals[0].height, proposals[0].width) == (360, 480)

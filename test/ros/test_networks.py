@@ -15,7 +15,8 @@ from dense_perception.predictors.flow_estimator import FlowEstimator
 from dense_perception.predictors.flow_refinement import refine_flow
 from dense_perception.predictors.segmenter import Segmenter
 from dense_perception.ros.messages import image_to_array, message_to_flow, message_to_labels
-from dense_perception.weights.checkpoint import Card, Preprocessing, save_weights
+from dense_perception.weights.checkpoint import Card, Preprocessing, read_card, save_weights
+from dense_perception.weights.published import find_weights, PUBLISHED
 import numpy as np
 import pytest
 from sensor_msgs.msg import Image
@@ -49,10 +50,7 @@ def drive():
 
 def shipped(network):
     """Whether weights of a network come with the package."""
-    tasks = (SEGMENTATION, FLOW)
-    return any(
-        choose_network(task, '', task.default_weights).card.network == network for task in tasks
-    )
+    return any(read_card(find_weights(name)).network == network for name in PUBLISHED)
 
 
 def results(bench, drive, topic, **parameters):
