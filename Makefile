@@ -71,7 +71,7 @@ evaluate: setup ## evaluate a bag: BAG=bag TRUTH=folder; the report is in out/ev
 soak: setup ## run the launched node for MINUTES (60) with faults; table and picture in out/soak
 	$(ENTER) python tools/soak.py --minutes $(MINUTES) --out out/soak
 
-security: setup ## keys and permissions of the node's DDS Security enclave
+security: setup ## keys and permissions of the nodes' enclaves; SECURITY_FLAGS='--rig FILE'
 	$(ENTER) python tools/make_keystore.py security/keystore $(SECURITY_FLAGS)
 
 clean: ## remove everything that was made, the environment too

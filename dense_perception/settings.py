@@ -258,6 +258,11 @@ class PerceptionSettings(Settings):
     overlay_opacity: float = setting(
         0.6, 'share of the label colour in labels_color', low=0.0, high=1.0, changeable=True
     )
+    overlay_legend: bool = setting(
+        True,
+        'write the stamp, the age and the classes of the picture into labels_color',
+        changeable=True,
+    )
     flow_color_range_px: float = setting(
         0.0,
         'flow that has full colour in flow_color; 0: the largest of each frame',

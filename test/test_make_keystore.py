@@ -26,8 +26,8 @@ def keystore(tmp_path):
     return tmp_path / 'keystore'
 
 
-def topics(keystore, kind):
-    tree = ElementTree.parse(keystore / 'enclaves' / 'dense_perception' / 'permissions.xml')
+def topics(keystore, kind, enclave='dense_perception'):
+    tree = ElementTree.parse(keystore / 'enclaves' / enclave / 'permissions.xml')
     return {entry.text for entry in tree.iterfind(f'.//allow_rule/{kind}/topics/topic')}
 
 
@@ -72,6 +72,84 @@ def test_another_camera_and_namespace_take_the_place_of_those_in_the_policy(tmp_
     assert not any('/camera/' in name for name in topics(keystore, 'subscribe'))
     assert 'rt/drone/dense_perception/labels' in topics(keystore, 'publish')
     assert 'rt/diagnostics' in topics(keystore, 'publish')
+
+
+RIG = """cameras:
+  front:
+  left: {namespace: /rear/left, image_topic: rgb, info_topic: info}
+"""
+
+
+@pytest.fixture
+def rig(tmp_path):
+    path = tmp_path / 'rig.yaml'
+    path.write_text(RIG)
+    return path
+
+
+def test_a_rig_gives_the_perception_node_the_topics_of_each_of_its_cameras(tmp_path, rig):
+    keystore = tmp_path / 'keystore'
+    assert make(keystore, '--rig', rig, '--namespace', '/car') == 0
+    subscribed = {name for name in topics(keystore, 'subscribe') if name.startswith('rt/')}
+    assert subscribed == {
+        'rt/clock',
+        *('rt/front/image_raw', 'rt/front/image_raw/compressed', 'rt/front/camera_info'),
+        *('rt/rear/left/rgb', 'rt/rear/left/rgb/compressed', 'rt/rear/left/info'),
+    }
+    published = {name for name in topics(keystore, 'publish') if '/labels' in name}
+    assert published == {
+        f'rt/car/dense_perception/{camera}/{labels}'
+        for camera in ('front', 'left')
+        for labels in ('labels', 'labels/compressed', 'labels_color')
+    }
+    assert 'rt/car/dense_perception/transition_event' in topics(keystore, 'publish')
+    assert 'rr/car/dense_perception/change_stateReply' in topics(keystore, 'publish')
+
+
+def test_each_free_space_node_of_a_rig_reads_its_own_camera_alone(tmp_path, rig):
+    keystore = tmp_path / 'keystore'
+    assert make(keystore, '--rig', rig) == 0
+    for camera, other in (('front', 'left'), ('left', 'front')):
+        subscribed = topics(keystore, 'subscribe', f'free_space_{camera}')
+        assert f'rt/dense_perception/{camera}/labels' in subscribed
+        assert not any(f'/{other}' in name or 'image' in name for name in subscribed)
+        assert f'rt/free_space_{camera}/free_space' in topics(
+            keystore, 'publish', f'free_space_{camera}'
+        )
+    assert not (keystore / 'enclaves' / 'motion').exists()  # it reads no camera
+
+
+def test_the_motion_node_reads_the_camera_and_imu_that_are_named(tmp_path, rig):
+    keystore = tmp_path / 'keystore'
+    where = ('--rig', rig, '--motion-camera', 'left', '--imu', '/body/imu')
+    assert make(keystore, *where, '--namespace', '/drone') == 0
+    subscribed = topics(keystore, 'subscribe', 'motion')
+    assert {'rt/drone/dense_perception/left/flow', 'rt/body/imu', 'rt/tf'} <= subscribed
+    assert not any('front' in name or name == 'rt/imu' for name in subscribed)
+    assert 'rt/drone/motion/sectors' in topics(keystore, 'publish', 'motion')
+
+
+@pytest.mark.parametrize(
+    ('content', 'options', 'error'),
+    [
+        (RIG, ('--motion-camera', 'right'), "'right'; cameras are front, left"),
+        ('cameras: {"front/": }', (), 'letters, digits'),
+        ('front', (), 'rig.yaml'),
+        (None, (), 'cannot be read'),
+    ],
+)
+def test_a_rig_that_cannot_be_used_is_told(tmp_path, capsys, content, options, error):
+    if content is not None:
+        (tmp_path / 'rig.yaml').write_text(content)
+    assert make(tmp_path / 'keystore', '--rig', tmp_path / 'rig.yaml', *options) == 1
+    assert error in capsys.readouterr().err
+    assert not (tmp_path / 'keystore').exists()
+
+
+def test_every_enclave_has_a_key_of_its_own(keystore):
+    keys = {path.parent.name: path.read_bytes() for path in keystore.rglob('key.pem')}
+    assert set(keys) == {'dense_perception', 'free_space', 'motion'}
+    assert len(set(keys.values())) == 3
 
 
 def test_private_keys_are_for_their_owner_only(keystore):

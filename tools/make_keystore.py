@@ -1,9 +1,10 @@
 """
-Make the keys, certificates and signed permissions with which the node runs under DDS Security.
+Make the keys, certificates and signed permissions with which the nodes run under DDS Security.
 
 The keystore has the layout of sros2, so that `ros2 security create_enclave` can add enclaves of
 other nodes to it. This tool needs OpenSSL alone; what it makes is what `ros2 security
-create_keystore`, `create_enclave` and `create_permission` make of the same policy.
+create_keystore`, `create_enclave` and `create_permission` make of the same policy. Options are
+named as the arguments of drone.launch.py, and give the rights that its nodes need.
 """
 
 import argparse
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 import os
 from pathlib import Path
+import re
 import shutil
 import subprocess
 import sys
@@ -19,9 +21,12 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
 POLICY = Path(__file__).parent.parent / 'config' / 'sros2_policy.xml'
-CAMERA, IMAGE = '/camera', 'image_raw'  # as the policy names them
+# As the policy names them.
+CAMERA, IMAGE, INFO, IMU = '/camera', 'image_raw', 'camera_info', '/imu'
+PERCEPTION, FREE_SPACE, MOTION = 'dense_perception', 'free_space', 'motion'  # nodes
 DAYS = 3650  # that certificates and permissions hold
 SCHEMAS = 'http://www.omg.org/spec/DDS-SECURITY/20170901'
+OF_NO_CAMERA = ('~/transition_event',)  # of what the perception node publishes under its name
 # Names in DDS of the two topics of a service; the node replies, or it asks.
 REQUEST, REPLY = 'rq{}Request', 'rr{}Reply'
 RIGHTS = {  # attribute of the policy -> what is published, what is subscribed
@@ -54,39 +59,113 @@ class KeystoreError(Exception):
 
 
 @dataclass(frozen=True)
+class Camera:
+    """What a camera publishes; its name is part of the topics of the results, unless empty."""
+
+    name: str = ''
+    image: str = f'{CAMERA}/{IMAGE}'
+    info: str = f'{CAMERA}/{INFO}'
+
+    def topic(self, name: str) -> str:
+        """Return the full name of a topic that the policy has of the camera."""
+        if name == f'{CAMERA}/{INFO}':
+            return self.info
+        return f'{self.image}{name.removeprefix(f"{CAMERA}/{IMAGE}")}'
+
+
+@dataclass(frozen=True)
 class Place:
-    """Where the node of the policy runs."""
+    """Where the nodes of the policy run, and which cameras there are."""
 
-    camera: str = CAMERA
-    image: str = IMAGE
+    cameras: tuple[Camera, ...] = (Camera(),)
     namespace: str = '/'
+    motion_camera: str = ''  # name of the one whose flow the motion node reads
+    imu: str = IMU
 
-    def topic(self, name: str, node: str) -> str:
-        """Return the full name of a topic or service of the policy."""
-        if name.startswith('~/'):
-            return f'{self.namespace.rstrip("/")}/{node}{name[1:]}'
-        image = f'{CAMERA}/{IMAGE}'
-        if name == image or name.startswith(f'{image}/'):
-            return f'{self.camera}/{self.image}{name.removeprefix(image)}'
+    def nodes(self, node: str) -> list[tuple[str, tuple[Camera, ...]]]:
+        """Return the nodes that one of the policy stands for, and whose topics each knows."""
+        if node == FREE_SPACE:  # one for each camera
+            return [(f'{node}_{one.name}'.rstrip('_'), (one,)) for one in self.cameras]
+        if node == MOTION:
+            return [(node, (one,)) for one in self.cameras if one.name == self.motion_camera]
+        return [(node, self.cameras)]
+
+    def topics(self, name: str, node: str, cameras: Sequence[Camera]) -> list[str]:
+        """Return the full names of a topic of the policy: one, or one of each camera."""
         if name.startswith(f'{CAMERA}/'):
-            return f'{self.camera}{name.removeprefix(CAMERA)}'
-        return name
+            return [camera.topic(name) for camera in cameras]
+        if name == IMU:
+            return [self.imu]
+        if node == PERCEPTION and name.startswith('~/') and name not in OF_NO_CAMERA:
+            name = f'{PERCEPTION}{name[1:]}'
+        result = name.removeprefix(f'{PERCEPTION}/')
+        if result == name:
+            return [self.full(name, node)]
+        return [
+            self.full('/'.join(filter(None, (PERCEPTION, camera.name, result))), node)
+            for camera in cameras
+        ]
+
+    def full(self, name: str, node: str) -> str:
+        """Return the full name of a service, or of a topic of no camera."""
+        if name.startswith('/'):
+            return name
+        place = self.namespace.rstrip('/')
+        return f'{place}/{node}{name[1:]}' if name.startswith('~/') else f'{place}/{name}'
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     options = _parser().parse_args(arguments)
-    place = Place(options.camera.rstrip('/'), options.image_topic, options.namespace)
     try:
-        enclaves = make_keystore(options.keystore, options.policy, place, options.domain)
+        enclaves = make_keystore(options.keystore, options.policy, _place(options), options.domain)
     except KeystoreError as error:
         print(f'make_keystore: {error}', file=sys.stderr)
         return 1
     print(f'{options.keystore}: {", ".join(enclaves)} in domain {options.domain}. To use it:')
     print(f'export ROS_SECURITY_KEYSTORE={options.keystore.resolve()}')
     print('export ROS_SECURITY_ENABLE=true ROS_SECURITY_STRATEGY=Enforce')
-    print(f'export ROS_SECURITY_ENCLAVE_OVERRIDE={enclaves[0]}')
+    print('and for each node, where it is started, one of:')
+    for enclave in enclaves:
+        print(f'export ROS_SECURITY_ENCLAVE_OVERRIDE={enclave}')
     return 0
+
+
+def _place(options: argparse.Namespace) -> Place:
+    """
+    Return where the nodes run.
+
+    :raises KeystoreError: the rig cannot be read, or has no camera of a name.
+    """
+    camera = options.camera.rstrip('/')
+    cameras = [Camera('', f'{camera}/{options.image_topic}', f'{camera}/{INFO}')]
+    if options.rig:
+        cameras = read_cameras(options.rig)
+    names = [camera.name for camera in cameras]
+    if options.motion_camera and options.motion_camera not in names:
+        known = ', '.join(filter(None, names)) or 'without a name'
+        raise KeystoreError(f'motion camera is {options.motion_camera!r}; cameras are {known}')
+    return Place(tuple(cameras), options.namespace, options.motion_camera, options.imu)
+
+
+def read_cameras(rig: Path) -> list[Camera]:
+    """
+    Read a file of the form of config/rig.yaml, as drive_multi.launch.py does.
+
+    :raises KeystoreError: it cannot be used.
+    """
+    # Here, as they and the YAML reader below are needed for a rig alone.
+    from dense_perception.errors import SettingError
+    from dense_perception.ros.rig import read_rig, remappings
+
+    try:
+        cameras = read_rig(rig)
+    except SettingError as error:
+        raise KeystoreError(str(error)) from error
+    topics = dict(remappings(cameras))
+    return [
+        Camera(name, topics[f'{name}/image'], topics[f'{name}/camera_info']) for name in cameras
+    ]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -95,7 +174,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument('--policy', type=Path, default=POLICY, help='default: %(default)s')
     parser.add_argument('--camera', default=CAMERA, help='its namespace, default: %(default)s')
     parser.add_argument('--image-topic', default=IMAGE, help='in it, default: %(default)s')
-    parser.add_argument('--namespace', default='/', help="the node's, default: %(default)s")
+    parser.add_argument('--rig', type=Path, help='file of several cameras, in place of these two')
+    parser.add_argument(
+        '--motion-camera',
+        default='',
+        help='the one in the rig that the motion node reads; without it that has no enclave there',
+    )
+    parser.add_argument('--imu', default=IMU, help='default: %(default)s')
+    parser.add_argument('--namespace', default='/', help="the nodes', default: %(default)s")
     parser.add_argument(
         '--domain',
         type=int,
@@ -136,24 +222,62 @@ def make_keystore(keystore: Path, policy: Path, place: Place, domain: int) -> li
 
 def _grants(policy: Element, place: Place) -> Iterator[tuple[str, dict[str, list[str]]]]:
     """Give each enclave, and the names in DDS of the topics that it may publish and subscribe."""
-    for enclave in policy.iterfind('enclaves/enclave'):
-        rights: dict[str, set[str]] = {'publish': set(), 'subscribe': set()}
-        for profile in enclave.iterfind('profiles/profile'):
-            for group in profile:
-                names = [place.topic(entry.text or '', profile.attrib['node']) for entry in group]
-                for right, rule in group.attrib.items():
-                    if rule != 'ALLOW' or right not in RIGHTS:
-                        raise KeystoreError(
-                            f'{enclave.get("path")}: {right}="{rule}"; only ALLOW of '
-                            f'{", ".join(RIGHTS)} is known here, all else is denied anyway'
-                        )
-                    for kind, forms in zip(rights, RIGHTS[right], strict=True):
-                        rights[kind].update(form.format(name) for form in forms for name in names)
+    for path, allowed in rights(policy, place).items():
         # Who talks to whom, which every ROS 2 participant writes and reads.
-        yield (
-            enclave.attrib['path'],
-            {kind: sorted(names | {'ros_discovery_info'}) for kind, names in rights.items()},
-        )
+        topics = {'publish': {'ros_discovery_info'}, 'subscribe': {'ros_discovery_info'}}
+        for right, names in allowed.items():
+            for kind, forms in zip(topics, RIGHTS[right], strict=True):
+                topics[kind].update(form.format(name) for form in forms for name in names)
+        yield path, {kind: sorted(names) for kind, names in topics.items()}
+
+
+def rights(policy: Element, place: Place) -> dict[str, dict[str, set[str]]]:
+    """
+    Return what a policy allows in a place.
+
+    :returns: for each enclave, kind of right to full names of topics and services.
+    :raises KeystoreError: there is a rule that is not known here.
+    """
+    found: dict[str, dict[str, set[str]]] = {}
+    for enclave in policy.iterfind('enclaves/enclave'):
+        for profile in enclave.iterfind('profiles/profile'):
+            written = profile.attrib['node']
+            for node, cameras in place.nodes(written):
+                # An enclave that has the name of its node keeps it.
+                path = re.sub(f'(?<=/){re.escape(written)}$', node, enclave.attrib['path'])
+                allowed = found.setdefault(path, {})
+                for group in profile:
+                    names = list(_full_names(group, place, node, cameras))
+                    for right in _rights_of(group, path):
+                        allowed.setdefault(right, set()).update(names)
+    return found
+
+
+def _full_names(
+    group: Element, place: Place, node: str, cameras: Sequence[Camera]
+) -> Iterator[str]:
+    """Give the full names of the topics and services of a group."""
+    for entry in group:
+        name = entry.text or ''
+        if entry.tag == 'service':
+            yield place.full(name, node)
+        else:
+            yield from place.topics(name, node, cameras)
+
+
+def _rights_of(group: Element, enclave: str) -> list[str]:
+    """
+    Return what a group of topics or services allows.
+
+    :raises KeystoreError: it has a rule that is not known here.
+    """
+    for right, rule in group.attrib.items():
+        if rule != 'ALLOW' or right not in RIGHTS:
+            raise KeystoreError(
+                f'{enclave}: {right}="{rule}"; only ALLOW of {", ".join(RIGHTS)} is known here, '
+                'all else is denied anyway'
+            )
+    return list(group.attrib)
 
 
 def _governance(domain: int) -> Element:

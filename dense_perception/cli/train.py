@@ -20,6 +20,7 @@ from dense_perception.data.segmentation import (
     without_neighbours,
 )
 from dense_perception.errors import DensePerceptionError, SettingError
+from dense_perception.memory import keep_all_memory
 from dense_perception.training.flow import chairs_style, FlowRecipe, MovingScenes, Pairs
 from dense_perception.training.initial import read_initial
 from dense_perception.training.labelled import (
@@ -44,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(format='train: %(message)s')
+    keep_all_memory()
     try:
         with joined() as processes:
             options.run(options, processes)

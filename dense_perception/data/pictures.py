@@ -27,6 +27,10 @@ _CORNERS = {
     'blue': (0, 0, 255),
     'magenta': (255, 0, 255),
 }
+# A legend on a picture: rows in a picture's height, least pixels of a row that can be read, least
+# size of a picture that has room for one.
+_ROWS, _LEAST_ROW, _LEAST_WIDTH, _LEAST_HEIGHT = 25, 13, 160, 120
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 def color_labels(labels: Labels, label_set: LabelSet) -> Image:
@@ -41,6 +45,90 @@ def overlay_labels(image: Image, labels: Labels, label_set: LabelSet, opacity: f
     if unlabelled.any():
         painted[unlabelled] = image[unlabelled]
     return np.asarray(painted, np.uint8)
+
+
+def write_legend(
+    picture: Image, labels: Labels, label_set: LabelSet, texts: Sequence[str]
+) -> None:
+    """
+    Write texts, and the classes that are in a picture, into a darker strip at its top.
+
+    The strip takes a quarter of the picture at most, or what the texts take. Where that is too
+    little, the classes with the fewest pixels are only counted. A picture that is too small for
+    words stays as it is.
+
+    :param picture: (H, W, 3) uint8 RGB; is written into.
+    :param labels: (H, W) uint8 class indices.
+    :param texts: ASCII; none is broken.
+    """
+    height, width = picture.shape[:2]
+    if height < _LEAST_HEIGHT or width < _LEAST_WIDTH:
+        return
+    row = max(_LEAST_ROW, round(min(height, width * 3 / 4) / _ROWS))  # pixels
+    counts = cv2.calcHist([labels], [0], None, [256], [0, 256]).ravel()[: len(label_set)]
+    by_size = [int(index) for index in np.argsort(-counts, kind='stable') if counts[index]]
+    limit = (height // 4 - row // 4) // row
+    for kept in range(len(by_size), -1, -1):
+        entries = _entries(label_set, sorted(by_size[:kept]), len(by_size) - kept, texts)
+        places = _in_rows([_entry_width(entry, row) for entry in entries], width)
+        if places[-1][1] < limit:
+            break
+    strip = picture[: (places[-1][1] + 1) * row + row // 4]
+    cv2.convertScaleAbs(strip, strip, 0.4)
+    for (name, color), (x, line) in zip(entries, places, strict=True):
+        _write_entry(strip, name, color, (x + row // 4, line * row), row)
+
+
+_Entry = tuple[str, tuple[int, int, int] | None]  # a name, and the colour beside it
+
+
+def _entries(
+    label_set: LabelSet, shown: Sequence[int], left_out: int, texts: Sequence[str]
+) -> list[_Entry]:
+    """Return what a legend holds."""
+    classes = [label_set.classes[index] for index in shown]
+    words = [(text, None) for text in texts]
+    rest = [(f'+{left_out}', None)] if left_out else []
+    return [*words, *((entry.name, entry.color) for entry in classes), *rest]
+
+
+def _text_scale(row: int) -> float:
+    """Return the size of the font that fits a row of so many pixels."""
+    return row / 34  # at scale 1 letters reach from 22 pixels above the base line to 9 below
+
+
+def _entry_width(entry: _Entry, row: int) -> int:
+    """Return the pixels that an entry of a legend takes, with the gap after it."""
+    (width, _), _ = cv2.getTextSize(entry[0], _FONT, _text_scale(row), 1)
+    return int(width) + (row if entry[1] else 0) + row * 2 // 3
+
+
+def _in_rows(widths: Sequence[int], width: int) -> list[tuple[int, int]]:
+    """Return where entries begin, as pixels and rows; each row is filled before the next."""
+    places, x, line = [], 0, 0
+    for entry in widths:
+        if x and x + entry > width:
+            x, line = 0, line + 1
+        places.append((x, line))
+        x += entry
+    return places
+
+
+def _write_entry(
+    strip: Image, name: str, color: tuple[int, int, int] | None, corner: tuple[int, int], row: int
+) -> None:
+    """Write a name, behind a field of its colour if it has one, from the upper left corner on."""
+    x, y = corner
+    if color is not None:
+        side = row * 2 // 3
+        ends = (x, y + row // 3), (x + side, y + row // 3 + side)
+        cv2.rectangle(strip, *ends, color, -1)
+        cv2.rectangle(strip, *ends, (255, 255, 255), 1)
+        x += row
+    base, thick = (x, y + row - row // 8), max(1, row // 16)
+    # A smooth outline takes three times as long and looks the same on the dark.
+    for ink, pen, line in (((0,) * 3, thick + 2, cv2.LINE_8), ((255,) * 3, thick, cv2.LINE_AA)):
+        cv2.putText(strip, name, base, _FONT, _text_scale(row), ink, pen, line)
 
 
 def color_flow(flow: Flow, range_px: float = 0.0) -> Image:

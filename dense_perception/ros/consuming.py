@@ -14,21 +14,14 @@ import traceback
 from typing import Any
 
 from builtin_interfaces.msg import Time as TimeMessage
-from dense_perception.errors import DensePerceptionError, InputError, SettingError
+from dense_perception.errors import InputError, SettingError
 from dense_perception.ros.diagnostics import StreamStatistics
 from dense_perception.ros.latest import Latest
 from dense_perception.ros.parameters import declare_parameters, read_parameters, rejected
-from dense_perception.ros.process import keep_memory, quiet_interrupts
+from dense_perception.ros.serving import serve
 from dense_perception.settings import AnySettings, setting, Settings
 from rcl_interfaces.msg import SetParametersResult
-import rclpy
-from rclpy.exceptions import (
-    InvalidParameterTypeException,
-    InvalidParameterValueException,
-    ParameterException,
-)
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-from rclpy.logging import get_logger
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import qos_policy_name_from_kind, QoSProfile
@@ -130,6 +123,10 @@ class Consumer(Node):
     def start(self) -> None:
         """Begin to work."""
         self._thread.start()
+
+    def serve(self, executor: SingleThreadedExecutor) -> None:
+        """Serve until the context ends; an error in a callback is told and is no end."""
+        serve(self, executor, self.statistics.note_error)
 
     def put(self, job: Any) -> None:
         """Hand over work in place of any that waits; never blocks."""
@@ -269,39 +266,3 @@ def nanoseconds(stamp: TimeMessage) -> int:
     """Return a stamp in nanoseconds; unlike `rclpy.time.Time`, of any sign."""
     result: int = stamp.sec * 10**9 + stamp.nanosec
     return result
-
-
-def run(kind: Callable[[], Consumer], arguments: list[str] | None = None) -> int:
-    """Serve a node until it is told to stop; returns the exit status."""
-    keep_memory()
-    with quiet_interrupts():
-        return _run(kind, arguments)
-
-
-def _run(kind: Callable[[], Consumer], arguments: list[str] | None) -> int:
-    rclpy.init(args=arguments)
-    node: Consumer | None = None
-    try:
-        node = kind()
-        executor = SingleThreadedExecutor()
-        executor.add_node(node)
-        executor.spin()
-    except (
-        DensePerceptionError,
-        InvalidParameterTypeException,
-        InvalidParameterValueException,
-        ParameterException,
-    ) as error:
-        get_logger('dense_perception').fatal(str(error))
-        return 1
-    except ExternalShutdownException:
-        pass
-    except Exception:
-        if rclpy.ok():  # else interrupted in the middle of something
-            raise
-    finally:
-        if node is not None:
-            node.close()
-            node.destroy_node()
-        rclpy.try_shutdown()
-    return 0

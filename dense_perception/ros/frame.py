@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from dense_perception.arrays import Flow, Image
-from dense_perception.data.pictures import color_flow, overlay_labels
+from dense_perception.data.pictures import color_flow, overlay_labels, write_legend
 from dense_perception.errors import InputError
 from dense_perception.labels import LabelSet
 from dense_perception.predictors.compression import scaled_flow
@@ -11,8 +11,10 @@ from dense_perception.predictors.mask_proposer import Proposals
 from dense_perception.predictors.segmenter import Segmentation
 from dense_perception.ros import compressed, messages
 from dense_perception.ros.camera import Camera, Previous
+from dense_perception.ros.consuming import nanoseconds
 from dense_perception.ros.outputs import Outputs
 from dense_perception.settings import PerceptionSettings
+from rclpy.clock import Clock
 from sensor_msgs.msg import TimeReference
 from std_msgs.msg import Header
 
@@ -42,9 +44,18 @@ class Frame:
         return not self.wanted.isdisjoint(outputs)
 
     def publish_labels(
-        self, result: Segmentation, label_set: LabelSet, settings: PerceptionSettings
+        self,
+        result: Segmentation,
+        label_set: LabelSet,
+        settings: PerceptionSettings,
+        clock: Clock | None = None,
     ) -> None:
-        """Publish the wanted ones of `LABEL_OUTPUTS`."""
+        """
+        Publish the wanted ones of `LABEL_OUTPUTS`.
+
+        :param clock: the node's, by which the overlay tells the age of the image; None: it does
+            not.
+        """
         if self.wants('labels'):
             self.outputs.publish('labels', messages.labels_message(result.labels, self.header))
         if self.wants('labels/compressed'):
@@ -57,7 +68,17 @@ class Frame:
             picture = overlay_labels(
                 self.image, result.labels, label_set, settings.overlay_opacity
             )
+            if settings.overlay_legend:
+                write_legend(picture, result.labels, label_set, self._times(clock))
             self.outputs.publish('labels_color', messages.color_message(picture, self.header))
+
+    def _times(self, clock: Clock | None) -> list[str]:
+        """Return the stamp in seconds and, by a clock, how old it is, for people."""
+        stamp = self.header.stamp
+        times = [f'{stamp.sec}.{stamp.nanosec // 10**6:03d}']
+        if clock is not None:
+            times.append(f'age {(clock.now().nanoseconds - nanoseconds(stamp)) / 1e6:.0f} ms')
+        return times
 
     def publish_flow(self, motion: Motion, settings: PerceptionSettings) -> None:
         """Publish the wanted ones of `FLOW_OUTPUTS`."""

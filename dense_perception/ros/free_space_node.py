@@ -22,11 +22,12 @@ from dense_perception.geometry.free_space import (
 from dense_perception.labels import LabelClass, LabelSet
 from dense_perception.ros.consumed import KnownCamera, read_label_info, Together
 from dense_perception.ros.consumer_health import ConsumerHealth
-from dense_perception.ros.consuming import Consumer, ConsumerSettings, run, Waiting
+from dense_perception.ros.consuming import Consumer, ConsumerSettings, Waiting
 from dense_perception.ros.free_distance import Beams, Scan
 from dense_perception.ros.messages import message_to_labels
 from dense_perception.ros.mounting import MountingSettings, Transforms
 from dense_perception.ros.quality import latched_quality, result_quality
+from dense_perception.ros.serving import run
 from dense_perception.settings import setting, Settings
 from nav_msgs.msg import OccupancyGrid
 import numpy as np

@@ -128,7 +128,8 @@ class Inference:
         if frame.camera not in labels:
             return False  # the image has been counted as bad
         result = labels[frame.camera]
-        frame.publish_labels(result, segmenter.label_set, self._pipeline.settings)
+        clock = self._node.get_clock()
+        frame.publish_labels(result, segmenter.label_set, self._pipeline.settings, clock)
         return True
 
     def _finish(self, frame: Frame, began: Time) -> None:

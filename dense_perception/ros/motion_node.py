@@ -25,17 +25,12 @@ from dense_perception.labels import LabelSet
 from dense_perception.ros.coarse import CoarseGrid
 from dense_perception.ros.consumed import KnownCamera, read_label_info, Recent, Together
 from dense_perception.ros.consumer_health import ConsumerHealth
-from dense_perception.ros.consuming import (
-    Consumer,
-    ConsumerSettings,
-    nanoseconds,
-    run,
-    Waiting,
-)
+from dense_perception.ros.consuming import Consumer, ConsumerSettings, nanoseconds, Waiting
 from dense_perception.ros.messages import labels_message, message_to_flow, message_to_labels
 from dense_perception.ros.mounting import MountingSettings, Transforms
 from dense_perception.ros.quality import latched_quality, result_quality
 from dense_perception.ros.sector_messages import array_message, flow_rate, sectors_message
+from dense_perception.ros.serving import run
 from dense_perception.ros.turn_rates import TurnRates
 from dense_perception.settings import setting, Settings
 from geometry_msgs.msg import TwistStamped

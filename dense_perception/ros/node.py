@@ -7,6 +7,7 @@ costs images, never latency.
 
 from collections.abc import Callable, Sequence
 from functools import partial
+import gc
 import sys
 import time
 import traceback
@@ -26,19 +27,11 @@ from dense_perception.ros.parameters import (
     rejected,
 )
 from dense_perception.ros.pipeline import load_pipeline, Pipeline, warm_up
-from dense_perception.ros.process import keep_memory, quiet_interrupts
-from dense_perception.ros.serving import serve
+from dense_perception.ros.serving import run, serve
 from dense_perception.settings import PerceptionSettings
 from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
-import rclpy
-from rclpy.exceptions import (
-    InvalidParameterTypeException,
-    InvalidParameterValueException,
-    ParameterException,
-)
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.logging import get_logger
 from rclpy.parameter import Parameter
 
 
@@ -196,6 +189,7 @@ class PerceptionNode(LifecycleNode):
         for camera in self.cameras:
             camera.outputs = None
         destroy_outputs(self)
+        gc.collect()  # networks stand in cycles, and the collector may not look for hours
 
     def _let_go(self) -> None:
         self._stop()
@@ -225,41 +219,12 @@ def main(arguments: list[str] | None = None) -> int:
     The parameter `autostart` configures and activates it at once; otherwise a lifecycle manager
     or `ros2 lifecycle` does that.
     """
-    keep_memory()
-    with quiet_interrupts():
-        return _main(arguments)
+    return run(PerceptionNode, arguments, _begin)
 
 
-def _main(arguments: list[str] | None) -> int:
-    try:
-        rclpy.init(args=arguments)
-    except Exception as error:  # noqa: BLE001 - a wrong argument, or no middleware of a name
-        get_logger('dense_perception').fatal(f'ROS cannot be started: {explain(error)}')
-        return 1
-    node: PerceptionNode | None = None
-    try:
-        node = PerceptionNode()
-        executor = SingleThreadedExecutor()
-        executor.add_node(node)
-        if node.get_parameter('autostart').value:
-            node.start()
-        node.serve(executor)
-    except (
-        InvalidParameterTypeException,
-        InvalidParameterValueException,
-        ParameterException,
-    ) as error:
-        get_logger('dense_perception').fatal(str(error))
-        return 1
-    except Exception:
-        if rclpy.ok():  # else interrupted in the middle of something
-            raise
-    finally:
-        if node is not None:
-            node.close()
-            node.destroy_node()
-        rclpy.try_shutdown()
-    return 0
+def _begin(node: PerceptionNode) -> None:
+    if node.get_parameter('autostart').value:
+        node.start()
 
 
 if __name__ == '__main__':

@@ -16,9 +16,10 @@ from typing import Any
 
 from builtin_interfaces.msg import Time
 from dense_perception.errors import InputError, SettingError
+from dense_perception.memory import keep_memory
 from dense_perception.ros.bags import Bag, IMAGE_TYPES, message_class, RawMessage, Topic
 from dense_perception.ros.parameters import declare_parameters, read_parameters
-from dense_perception.ros.process import keep_memory, quiet_interrupts
+from dense_perception.ros.process import quiet_interrupts
 from dense_perception.ros.quality import latched_quality
 from dense_perception.settings import setting, Settings
 import rclpy

@@ -1,8 +1,7 @@
 """Recipe of the flow weights."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from dense_perception.arrays import Image
 from dense_perception.data.augment import augment_pair, Crop
@@ -11,17 +10,12 @@ from dense_perception.data.flying_chairs import ChairsShape
 from dense_perception.data.sources import Cached, ChairsPairs, RenderedPairs
 from dense_perception.metrics.flow import EndPointError
 from dense_perception.networks.flownet import FLOW_SCALE, FlowNet
-from dense_perception.predictors.device import choose_placement
 from dense_perception.predictors.flow_estimator import FlowEstimator
-from dense_perception.predictors.tensors import flow_to_tensor, images_to_tensor, preprocess
+from dense_perception.predictors.tensors import flow_to_tensor, images_to_tensor
 from dense_perception.settings import setting
 from dense_perception.training.batch_norm import folded, normalize_convolutions
-from dense_perception.training.loop import generators, Task
 from dense_perception.training.losses import flow_loss, known_flow
-from dense_perception.training.samples import Samples
-from dense_perception.training.saving import save_trained
-from dense_perception.training.schedule import LoopSettings
-from dense_perception.training.segmentation import VALIDATION_SEED
+from dense_perception.training.scenes import draw, Scenes, SceneSettings, VALIDATION_SEED
 from dense_perception.weights.checkpoint import Card, Preprocessing
 import numpy as np
 import torch
@@ -32,7 +26,7 @@ PREPROCESSING = Preprocessing('rgb', (0.45 * 255, 0.432 * 255, 0.411 * 255), 255
 
 
 @dataclass(frozen=True)
-class FlowRecipe(LoopSettings):
+class FlowRecipe(SceneSettings):
     """How a FlowNet is trained."""
 
     network: str = setting(
@@ -84,8 +78,10 @@ def chairs_style(recipe: FlowRecipe, pictures: Sequence[Image]) -> Pairs:
     )
 
 
-class MovingScenes:
+class MovingScenes(Scenes[FlowRecipe]):
     """Train flow on image pairs and rendered drives."""
+
+    lowest_is_best = True
 
     def __init__(self, recipe: FlowRecipe, pairs: Pairs) -> None:
         """
@@ -93,42 +89,24 @@ class MovingScenes:
 
         :raises SettingError: no such device, or one that has not the precision.
         """
-        self.recipe = recipe
-        self.placement = choose_placement(recipe.device, recipe.precision)
-        self.name = pairs.name
-        self.pairs, self.drives = (
-            Samples(
-                samples,
-                largest_unreadable_share=recipe.largest_unreadable_share,
-                memory_mb=recipe.memory_mb / 2,
-            )
-            for samples in (pairs.training, RenderedPairs(0, recipe.drives))
-        )
+        super().__init__(recipe, Card(recipe.network, {'width': recipe.width}, PREPROCESSING))
+        self.best = f'{pairs.name}_epe_px'
+        self.pairs = self.samples(pairs.training, 0.5)
+        self.drives = self.samples(RenderedPairs(0, recipe.drives), 0.5)
         self.held_out = {pairs.name: Cached(pairs.held_out)}
         if recipe.rendered:
             self.held_out['drives'] = Cached(RenderedPairs(VALIDATION_SEED, 10, pairs=3))
-        self.card = Card(recipe.network, {'width': recipe.width}, PREPROCESSING)
 
     def start(self) -> nn.Module:
         """Return the network to train, with fresh weights."""
-        torch.manual_seed(self.recipe.seed)
-        network = self.card.build()
+        network = self.fresh_network()
         if self.recipe.batch_norm:
             normalize_convolutions(network)
         return network
 
-    def task(self) -> Task:
-        """Return what the training loop needs."""
-        return Task(
-            self.batch,
-            self.loss,
-            self.evaluate,
-            normalizer=lambda part: known_flow(part.valid),
-            best=f'{self.name}_epe_px',
-            lowest_is_best=True,
-            save=self.save,
-            unreadable=lambda: self.pairs.unreadable,
-        )
+    def unreadable(self) -> int:
+        """Return how many pairs could not be read so far; rendered ones always can."""
+        return self.pairs.unreadable
 
     def batch(
         self, random: np.random.Generator, size: int, places: Sequence[int] | None = None
@@ -139,11 +117,8 @@ class MovingScenes:
         :param size: of the whole batch; its last ones are rendered.
         :param places: those that are wanted; None for all.
         """
-        sources = generators(random, size)
-        pairs = [
-            self._pair(sources[place], rendered=place >= size - self.recipe.rendered)
-            for place in (range(size) if places is None else places)
-        ]
+        real = size - self.recipe.rendered
+        pairs = draw(random, size, places, lambda source, place: self._pair(source, place >= real))
         return _Batch(
             images_to_tensor([pair.first for pair in pairs]),
             images_to_tensor([pair.second for pair in pairs]),
@@ -151,25 +126,27 @@ class MovingScenes:
             torch.stack([torch.from_numpy(pair.valid)[None] for pair in pairs]),
         )
 
-    def _pair(self, random: np.random.Generator, *, rendered: bool) -> FlowPair:
+    def _pair(self, random: np.random.Generator, rendered: bool) -> FlowPair:
         recipe = self.recipe
         crop = Crop(recipe.crop_height, recipe.crop_width, 1.0, recipe.largest_scale)
         pair = (self.drives if rendered else self.pairs).draw(random)
-        return augment_pair(random, pair, crop)
+        return augment_pair(random, pair, crop, blur=recipe.blur)
 
-    def loss(self, network: nn.Module, part: _Batch, known: Tensor) -> Tensor:
+    def normalizer(self, part: _Batch) -> Tensor:
+        """Return the number of pixels whose flow is known, and of samples."""
+        return known_flow(part.valid)
+
+    def loss(self, network: nn.Module, part: _Batch, total: Tensor) -> Tensor:
         """
         Return what a part of a batch adds to its multi-scale end-point error.
 
-        :param known: `known_flow` of the batch.
+        :param total: `normalizer` of the batch.
         """
         assert isinstance(network, FlowNet)
-        device = next(network.parameters()).device
-        images = torch.cat([part.first, part.second]).to(device)
-        values = preprocess(images, PREPROCESSING).contiguous(memory_format=torch.channels_last)
+        values = self.values(network, torch.cat([part.first, part.second]))
         flows = network.levels(*values.chunk(2))
-        truth, valid = part.flow.to(device) / FLOW_SCALE, part.valid.to(device)
-        return flow_loss(flows, truth, valid, known, summed=self.recipe.error == 'sum')
+        truth, valid = part.flow.to(values.device) / FLOW_SCALE, part.valid.to(values.device)
+        return flow_loss(flows, truth, valid, total, summed=self.recipe.error == 'sum')
 
     def evaluate(self, network: nn.Module) -> dict[str, float]:
         """Return the end-point errors on pairs that nothing trains on."""
@@ -179,10 +156,6 @@ class MovingScenes:
             f'{name}_epe_px': round(mean_error(estimator, pairs), 4)
             for name, pairs in self.held_out.items()
         }
-
-    def save(self, path: Path, network: nn.Module, scores: Mapping[str, float]) -> None:
-        """Write a weights file; its card holds the recipe and the scores."""
-        save_trained(path, network, self.card, self.recipe, scores)
 
 
 def mean_error(estimator: FlowEstimator, pairs: Sequence[FlowPair]) -> float:

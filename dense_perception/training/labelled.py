@@ -1,6 +1,6 @@
 """Recipe for any segmentation network on images that carry one label set."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
@@ -22,7 +22,6 @@ from dense_perception.metrics.segmentation import ConfusionMatrix
 from dense_perception.networks import SEGMENTATION_NETWORKS
 from dense_perception.networks.context import FrontEndContext
 from dense_perception.networks.frontend import STRIDE
-from dense_perception.predictors.device import choose_placement
 from dense_perception.predictors.segmenter import Segmenter
 from dense_perception.predictors.tensors import images_to_tensor, preprocess
 from dense_perception.settings import setting
@@ -32,12 +31,14 @@ from dense_perception.training.batch_norm import (
     normalize_convolutions,
 )
 from dense_perception.training.initial import fill_from, Initial
-from dense_perception.training.loop import generators, Task
+from dense_perception.training.labelling import (
+    class_weights,
+    context_scores,
+    enlarged,
+    LabellingSettings,
+)
 from dense_perception.training.losses import overlap_loss, segmentation_costs
-from dense_perception.training.samples import Samples
-from dense_perception.training.saving import save_trained
-from dense_perception.training.schedule import LoopSettings
-from dense_perception.training.segmentation import class_weights
+from dense_perception.training.scenes import draw, Scenes
 from dense_perception.weights.checkpoint import (
     Card,
     own_label_set,
@@ -54,7 +55,7 @@ _MOST_WEIGHED = 200  # samples whose classes are counted
 
 
 @dataclass(frozen=True)
-class LabelledRecipe(LoopSettings):
+class LabelledRecipe(LabellingSettings):
     """How a segmentation network is trained on images with labels."""
 
     network: str = setting(
@@ -68,7 +69,6 @@ class LabelledRecipe(LoopSettings):
         'stays as it is, or both',
         choices=STAGES,
     )
-    width: str = setting('compact', 'channels of VGG-16', choices=('compact', 'full'))
     layers: int = setting(8, 'layers of the context module: 7, 8 or 10', low=7, high=10)
     large: bool = setting(False, 'the larger context module')
     at_once: bool = setting(
@@ -76,18 +76,8 @@ class LabelledRecipe(LoopSettings):
     )
     crop_height: int = setting(288, 'pixels with labels, a multiple of 8', low=8, high=4096)
     crop_width: int = setting(384, 'pixels with labels, a multiple of 8', low=8, high=4096)
-    smallest_scale: float = setting(0.5, 'least enlargement', low=0.1, high=1.0)
-    largest_scale: float = setting(2.0, 'greatest enlargement', low=1.0, high=4.0)
     label_stride: int = setting(
         2, 'pixels from one label that counts to the next: 1, 2, 4 or 8', low=1, high=8
-    )
-    rarity: float = setting(0.4, 'power of inverse frequency in class weights', low=0.0, high=1.0)
-    front_end_share: float = setting(0.4, "weight of the front end's own loss", low=0.0, high=1.0)
-    overlap: float = setting(
-        0.0,
-        'weight of the loss of intersection over union, of each part of a batch',
-        low=0,
-        high=10,
     )
     loss: str = setting(
         'mean',
@@ -119,8 +109,10 @@ class _Part:
     labels: Tensor  # (N, H / stride, W / stride) int64
 
 
-class LabelledScenes:
+class LabelledScenes(Scenes[LabelledRecipe]):
     """Train a segmentation network on labelled images."""
+
+    best = 'mean_iou'
 
     def __init__(
         self,
@@ -142,17 +134,10 @@ class LabelledScenes:
             raise SettingError(
                 'stage is context; it needs the weights of a front end to start from'
             )
-        self.recipe, self.initial, self.label_set = recipe, initial, training.label_set
-        self.placement = choose_placement(recipe.device, recipe.precision)
-        self.training, self.validation = (
-            Samples(
-                samples,
-                largest_unreadable_share=recipe.largest_unreadable_share,
-                memory_mb=share * recipe.memory_mb,
-            )
-            for samples, share in ((training, 0.75), (validation, 0.25))
-        )
-        self.card = _card(recipe, initial, training)
+        super().__init__(recipe, _card(recipe, initial, training))
+        self.initial, self.label_set = initial, training.label_set
+        self.training = self.samples(training, 0.75)
+        self.validation = self.samples(validation, 0.25)
         network = self.card.build()
         self.margin = int(getattr(network, 'margin', 0))
         self.stride = int(getattr(network, 'stride', STRIDE))
@@ -168,8 +153,7 @@ class LabelledScenes:
 
         :raises WeightsError: the initial weights do not fit.
         """
-        torch.manual_seed(self.recipe.seed)
-        network = self.card.build()
+        network = self.fresh_network()
         fresh = list(network.state_dict())
         if self.initial is not None:
             context = self.recipe.stage == 'context'
@@ -187,17 +171,9 @@ class LabelledScenes:
         some = self.batch(np.random.default_rng(self.recipe.seed), 8).images
         keep_function(network, known, preprocess(some, self.card.preprocessing))
 
-    def task(self) -> Task:
-        """Return what the training loop needs."""
-        return Task(
-            self.batch,
-            self.loss,
-            self.evaluate,
-            normalizer=self.normalizer,
-            best='mean_iou',
-            save=self.save,
-            unreadable=lambda: self.training.unreadable,
-        )
+    def unreadable(self) -> int:
+        """Return how many of the images to train on could not be read so far."""
+        return self.training.unreadable
 
     def batch(
         self, random: np.random.Generator, size: int, places: Sequence[int] | None = None
@@ -208,10 +184,7 @@ class LabelledScenes:
         :param size: of the whole batch.
         :param places: those that are wanted; None for all.
         """
-        sources = generators(random, size)
-        samples = [
-            self._sample(sources[place]) for place in (range(size) if places is None else places)
-        ]
+        samples = draw(random, size, places, lambda source, _: self._sample(source))
         return _Part(
             images_to_tensor([sample.image for sample in samples]),
             torch.from_numpy(np.stack([sample.labels for sample in samples])).long(),
@@ -228,7 +201,7 @@ class LabelledScenes:
         sample = self.training.draw(random)
         if margin:
             sample = _reflected(sample, round(margin / recipe.smallest_scale))
-        sample = augment_labelled(random, sample, crop)
+        sample = augment_labelled(random, sample, crop, blur=recipe.blur)
         inner = sample.labels[margin:, margin:][: recipe.crop_height, : recipe.crop_width]
         # Where every score has a label of its own, that is of its first pixel, as in the paper.
         step = self.label_stride
@@ -249,14 +222,12 @@ class LabelledScenes:
 
         :param total: `normalizer` of the batch.
         """
-        device = next(network.parameters()).device
-        images = preprocess(part.images.to(device), self.card.preprocessing)
-        loss = torch.zeros((), device=device)
+        values = self.values(network, part.images)
+        loss = torch.zeros((), device=values.device)
         divisor, samples = total.clamp_min(1e-9).tolist()
-        for share, scores in self._scores(
-            network, images.contiguous(memory_format=torch.channels_last)
-        ):
-            logs = self._logs(scores)
+        for share, scores in self._scores(network, values):
+            # Where labels count.
+            logs = F.log_softmax(enlarged(scores, self.stride // self.label_stride), 1)
             costs = segmentation_costs(logs, part.labels, self.weights) / divisor
             if self.recipe.overlap:
                 size = self.recipe.overlap * len(part.labels) / samples
@@ -264,30 +235,13 @@ class LabelledScenes:
             loss = loss + share * costs
         return loss
 
-    def _scores(self, network: nn.Module, images: Tensor) -> Iterable[tuple[float, Tensor]]:
+    def _scores(self, network: nn.Module, values: Tensor) -> Iterable[tuple[float, Tensor]]:
         """Return scores and the weight of their loss."""
         if not isinstance(network, FrontEndContext):
-            return [(1.0, network(images))]
-        front_end = network.front_end(images)
-        # On a CPU, PyTorch 2.14's bfloat16 gradient of a dilated convolution of 19 channels gives
-        # nan or crashes; the context module is small enough to be trained in float32.
-        with torch.autocast(images.device.type, enabled=False):
-            whole = network.context(front_end.float())
+            return [(1.0, network(values))]
+        whole, front_end = context_scores(network, values)
         share = self.recipe.front_end_share if self.recipe.stage == 'joint' else 0.0
         return [(1.0, whole), (share, front_end)] if share else [(1.0, whole)]
-
-    def _logs(self, scores: Tensor) -> Tensor:
-        """Return log-probabilities where labels count."""
-        scores = scores.float()
-        factor = self.stride // self.label_stride
-        if factor > 1:
-            scores = F.interpolate(
-                scores.contiguous(memory_format=torch.channels_last),
-                scale_factor=float(factor),
-                mode='bilinear',
-                align_corners=False,
-            )
-        return F.log_softmax(scores, 1)
 
     def evaluate(self, network: nn.Module) -> dict[str, float]:
         """Score on the validation images."""
@@ -301,10 +255,6 @@ class LabelledScenes:
             'mean_iou': round(matrix.mean_iou, 4),
             'pixel_accuracy': round(matrix.pixel_accuracy, 4),
         }
-
-    def save(self, path: Path, network: nn.Module, scores: Mapping[str, float]) -> None:
-        """Write a weights file; its card holds label set, recipe and scores."""
-        save_trained(path, network, self.card, self.recipe, scores)
 
 
 def own_folder(

@@ -1,17 +1,15 @@
 """Recipe of the segmentation weights."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import cv2
 from dense_perception.data.augment import augment_labelled, Crop
 from dense_perception.data.segmentation import LabelledFolder, LabelledImage
 from dense_perception.data.sources import Cached, RenderedImages
 from dense_perception.labels import CAMVID, CITYSCAPES, conversion, UNLABELLED
 from dense_perception.metrics.segmentation import ConfusionMatrix
 from dense_perception.networks.context import FrontEndContext
-from dense_perception.predictors.device import choose_placement
+from dense_perception.networks.frontend import STRIDE
 from dense_perception.predictors.segmenter import Segmenter
 from dense_perception.predictors.tensors import images_to_tensor, preprocess
 from dense_perception.settings import setting
@@ -21,40 +19,30 @@ from dense_perception.training.batch_norm import (
     normalize_convolutions,
 )
 from dense_perception.training.initial import fill_from, Initial
-from dense_perception.training.loop import generators, Task
+from dense_perception.training.labelling import (
+    class_weights,
+    context_scores,
+    enlarged,
+    LabellingSettings,
+)
 from dense_perception.training.losses import merge_classes, overlap_loss, segmentation_costs
-from dense_perception.training.samples import Samples
-from dense_perception.training.saving import save_trained
-from dense_perception.training.schedule import LoopSettings
+from dense_perception.training.scenes import draw, Scenes, VALIDATION_SEED
 from dense_perception.weights.checkpoint import Card, Preprocessing
 import numpy as np
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
 
-VALIDATION_SEED = 900_000  # first seed of the rendered drives that nothing trains on
-
 
 @dataclass(frozen=True)
-class SegmentationRecipe(LoopSettings):
+class SegmentationRecipe(LabellingSettings):
     """How the front end and its context module are trained."""
 
-    width: str = setting('compact', 'shape of the front end', choices=('compact', 'full'))
     layers: int = setting(10, 'layers of the context module: 7, 8 or 10', low=7, high=10)
     crop_height: int = setting(288, 'pixels', low=64, high=4096)
     crop_width: int = setting(384, 'pixels', low=64, high=4096)
-    smallest_scale: float = setting(0.5, 'least enlargement', low=0.1, high=1.0)
-    largest_scale: float = setting(2.0, 'greatest enlargement', low=1.0, high=4.0)
     rendered: int = setting(2, 'samples of a batch that are rendered', low=0, high=4096)
     drives: int = setting(100, 'rendered drives', low=1, high=1000)
-    rarity: float = setting(0.4, 'power of inverse frequency in class weights', low=0.0, high=1.0)
-    front_end_share: float = setting(0.4, "weight of the front end's own loss", low=0.0, high=1.0)
-    overlap: float = setting(
-        0.0,
-        'weight of the loss of intersection over union, of each part of a batch',
-        low=0,
-        high=10,
-    )
 
 
 @dataclass(frozen=True)
@@ -65,7 +53,7 @@ class _Batch:
     offset: tuple[int, int]  # row and column of the first pixel, of every second, that counts
 
 
-class RoadScenes:
+class RoadScenes(Scenes[SegmentationRecipe]):
     """
     Train 19 classes on real scenes with 11 labels and rendered ones with all 19.
 
@@ -73,25 +61,12 @@ class RoadScenes:
     car, truck, bus or train. Rendered scenes tell those apart.
     """
 
+    best = 'real_mean_iou'
+
     def __init__(
         self, recipe: SegmentationRecipe, real: LabelledFolder, validation: LabelledFolder
     ) -> None:
-        self.recipe = recipe
-        self.placement = choose_placement(recipe.device, recipe.precision)
-        self.real = Samples(
-            real,
-            largest_unreadable_share=recipe.largest_unreadable_share,
-            memory_mb=recipe.memory_mb / 2,
-        )
-        self.validation = Cached(validation)
-        self.rendered = Samples(RenderedImages(0, recipe.drives), memory_mb=recipe.memory_mb / 2)
-        # Enough drives that each of the 19 classes is seen: some have no train, for example.
-        self.held_out = Cached(RenderedImages(VALIDATION_SEED, 40, frames=3, spacing=80))
-        self.table = torch.from_numpy(conversion(CITYSCAPES, CAMVID)[: len(CITYSCAPES)].copy())
-        self.coarse_weights = class_weights(self.real.readable(), len(CAMVID), recipe.rarity)
-        some = self.rendered.readable(max(1, len(self.rendered) // 100))
-        self.fine_weights = class_weights(some, len(CITYSCAPES), recipe.rarity)
-        self.card = Card(
+        card = Card(
             network='front_end_context',
             arguments={
                 'classes': len(CITYSCAPES),
@@ -101,6 +76,16 @@ class RoadScenes:
             preprocessing=Preprocessing(),
             label_set=CITYSCAPES.name,
         )
+        super().__init__(recipe, card)
+        self.real = self.samples(real, 0.5)
+        self.validation = Cached(validation)
+        self.rendered = self.samples(RenderedImages(0, recipe.drives), 0.5)
+        # Enough drives that each of the 19 classes is seen: some have no train, for example.
+        self.held_out = Cached(RenderedImages(VALIDATION_SEED, 40, frames=3, spacing=80))
+        self.table = torch.from_numpy(conversion(CITYSCAPES, CAMVID)[: len(CITYSCAPES)].copy())
+        self.coarse_weights = class_weights(self.real.readable(), len(CAMVID), recipe.rarity)
+        some = self.rendered.readable(max(1, len(self.rendered) // 100))
+        self.fine_weights = class_weights(some, len(CITYSCAPES), recipe.rarity)
 
     def start(self, initial: Initial | None = None) -> nn.Module:
         """
@@ -109,8 +94,7 @@ class RoadScenes:
         :param initial: weights to start from: a narrow VGG, or a network to go on with.
         :raises WeightsError: they do not fit.
         """
-        torch.manual_seed(self.recipe.seed)
-        network = self.card.build()
+        network = self.fresh_network()
         assert isinstance(network, FrontEndContext)
         fresh = list(network.state_dict())
         if initial is not None:
@@ -124,17 +108,9 @@ class RoadScenes:
             keep_function(network.front_end, known, preprocess(some, self.card.preprocessing))
         return network
 
-    def task(self) -> Task:
-        """Return what the training loop needs."""
-        return Task(
-            self.batch,
-            self.loss,
-            self.evaluate,
-            normalizer=self.normalizer,
-            best='real_mean_iou',
-            save=self.save,
-            unreadable=lambda: self.real.unreadable,
-        )
+    def unreadable(self) -> int:
+        """Return how many real images could not be read so far; rendered ones always can."""
+        return self.real.unreadable
 
     def batch(
         self, random: np.random.Generator, size: int, places: Sequence[int] | None = None
@@ -147,21 +123,22 @@ class RoadScenes:
         """
         real = size - self.recipe.rendered
         offset = (int(random.integers(2)), int(random.integers(2)))
-        sources = generators(random, size)
         wanted = sorted(range(size) if places is None else places)
-        samples = [self._sample(sources[place], rendered=place >= real) for place in wanted]
+        samples = draw(
+            random, size, wanted, lambda source, place: self._sample(source, place >= real)
+        )
         labels = torch.from_numpy(np.stack([sample.labels for sample in samples])).long()
         images = images_to_tensor([sample.image for sample in samples])
         count = sum(place < real for place in wanted)
         return _Batch(images, labels[:count], labels[count:], offset)
 
-    def _sample(self, random: np.random.Generator, *, rendered: bool) -> LabelledImage:
+    def _sample(self, random: np.random.Generator, rendered: bool) -> LabelledImage:
         recipe = self.recipe
         crop = Crop(
             recipe.crop_height, recipe.crop_width, recipe.smallest_scale, recipe.largest_scale
         )
         sample = (self.rendered if rendered else self.real).draw(random)
-        return augment_labelled(random, sample, crop)
+        return augment_labelled(random, sample, crop, blur=recipe.blur)
 
     def normalizer(self, part: _Batch) -> Tensor:
         """Return weight of the labelled pixels and number, of real samples and rendered ones."""
@@ -186,25 +163,14 @@ class RoadScenes:
         :param total: `normalizer` of the batch; None where the part is all of it.
         """
         assert isinstance(network, FrontEndContext)
-        device = next(network.parameters()).device
-        images = preprocess(part.images.to(device), self.card.preprocessing)
-        front_end = network.front_end(images.contiguous(memory_format=torch.channels_last))
-        # On a CPU, PyTorch 2.14's bfloat16 gradient of a dilated convolution of 19 channels gives
-        # nan or crashes; the context module is small enough to be trained in float32.
-        with torch.autocast(device.type, enabled=False):
-            whole = network.context(front_end.float())
+        whole, front_end = context_scores(network, self.values(network, part.images))
         total = self.normalizer(part) if total is None else total
         share = self.recipe.front_end_share
         return self._loss(whole, part, total) + share * self._loss(front_end, part, total)
 
     def _loss(self, scores: Tensor, part: _Batch, total: Tensor) -> Tensor:
         # Every second pixel carries the loss, at an offset that differs from step to step.
-        scores = F.interpolate(
-            scores.float().contiguous(memory_format=torch.channels_last),
-            scale_factor=4.0,
-            mode='bilinear',
-            align_corners=False,
-        )
+        scores = enlarged(scores, STRIDE // 2)
         count = len(part.coarse)
         coarse_weight, coarse_samples, fine_weight, fine_samples = total.tolist()
         samples = coarse_samples + fine_samples
@@ -244,10 +210,6 @@ class RoadScenes:
             'rendered_mean_iou': round(rendered.mean_iou, 4),
         }
 
-    def save(self, path: Path, network: nn.Module, scores: Mapping[str, float]) -> None:
-        """Write a weights file; its card holds the recipe and the scores."""
-        save_trained(path, network, self.card, self.recipe, scores)
-
 
 def _every_second(labels: Tensor, part: _Batch) -> Tensor:
     row, column = part.offset
@@ -257,20 +219,3 @@ def _every_second(labels: Tensor, part: _Batch) -> Tensor:
 def _weight(labels: Tensor, weights: Tensor) -> float:
     """Sum the class weights of the labelled pixels."""
     return float(weights[labels[labels != UNLABELLED]].sum(dtype=torch.float64))
-
-
-def class_weights(samples: Iterable[LabelledImage], classes: int, rarity: float) -> Tensor:
-    """
-    Weight classes by a power of their inverse frequency, so that the mean over pixels is 1.
-
-    :param rarity: 0 weighs all alike, 1 gives every class the same say in total.
-    """
-    counts = np.zeros(256, np.int64)
-    for sample in samples:
-        counts += np.bincount(sample.labels.reshape(-1), minlength=256)
-    share = np.maximum(counts[:classes], 1) / max(1, counts[:classes].sum())
-    weights = np.clip(share, 1e-4, None) ** -rarity
-    return torch.from_numpy(weights / (weights * share).sum()).float()
-
-
-cv2.setNumThreads(1)  # samples are made in threads of our own

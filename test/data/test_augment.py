@@ -1,5 +1,14 @@
+from dataclasses import replace
+
 import cv2
-from dense_perception.data.augment import augment_labelled, augment_pair, change_colors, Crop
+from dense_perception.data.augment import (
+    augment_labelled,
+    augment_pair,
+    blur_some,
+    BLURS,
+    change_colors,
+    Crop,
+)
 from dense_perception.data.flow import FlowPair
 from dense_perception.data.segmentation import LabelledImage
 from dense_perception.labels import UNLABELLED
@@ -181,3 +190,54 @@ def test_brighter_stays_brighter():
         (changed,) = change_colors(np.random.default_rng(seed), [ramp])
         grey = changed.mean((0, 2))
         assert grey[:64].mean() <= grey[64:128].mean() <= grey[128:192].mean() <= grey[192:].mean()
+
+
+def sharpness(image):
+    """Return the mean difference between neighbours in a row."""
+    return np.abs(np.diff(image.astype(int), axis=1)).mean()
+
+
+def noisy(seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+
+
+def test_a_share_of_the_images_is_blurred():
+    changed = [blur_some(np.random.default_rng(seed), [noisy()], 0.3)[0] for seed in range(200)]
+    blurred = sum(sharpness(image) < sharpness(noisy()) for image in changed)
+    assert 40 < blurred < 80
+    assert sum(np.array_equal(image, noisy()) for image in changed) == 200 - blurred
+
+
+def test_blur_lies_between_the_least_and_the_most():
+    least, most = (sharpness(cv2.GaussianBlur(noisy(), (0, 0), sigma)) for sigma in BLURS)
+    found = [
+        sharpness(blur_some(np.random.default_rng(seed), [noisy()], 1.0)[0]) for seed in range(40)
+    ]
+    assert most <= min(found) < 0.5 * least
+    assert 0.7 * least < max(found) <= least
+
+
+def test_images_of_a_pair_are_blurred_alike():
+    for seed in range(10):
+        first, second = blur_some(np.random.default_rng(seed), [noisy(), noisy()], 0.5)
+        np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize('seed', range(4))
+def test_every_other_choice_is_the_same_with_blur_and_without(seed):
+    crop, pair = Crop(64, 64, 0.8, 1.5), moving_pair(2, 3)
+    even = np.full((120, 160, 3), (60, 120, 180), np.uint8)  # blur does not show
+    labelled = [
+        augment_labelled(np.random.default_rng(seed), sample, crop, blur=blur)
+        for sample in (labelled_image(), replace(labelled_image(), image=even))
+        for blur in (0.0, 1.0)
+    ]
+    assert sharpness(labelled[1].image) < sharpness(labelled[0].image)
+    np.testing.assert_array_equal(labelled[1].labels, labelled[0].labels)
+    np.testing.assert_array_equal(labelled[3].image, labelled[2].image)
+    pairs = [
+        augment_pair(np.random.default_rng(seed), pair, crop, blur=blur) for blur in (0.0, 1.0)
+    ]
+    for name in ('first', 'second'):
+        assert sharpness(getattr(pairs[1], name)) < sharpness(getattr(pairs[0], name))
+    np.testing.assert_array_equal(pairs[1].flow, pairs[0].flow)

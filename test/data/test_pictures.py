@@ -7,9 +7,10 @@ from dense_perception.data.pictures import (
     panel,
     save_picture,
     Video,
+    write_legend,
 )
 from dense_perception.errors import InputError
-from dense_perception.labels import CITYSCAPES
+from dense_perception.labels import CITYSCAPES, LabelClass, LabelSet
 import numpy as np
 import pytest
 import torch
@@ -60,6 +61,79 @@ def test_panel_puts_pictures_of_any_size_side_by_side():
 
 def test_legend_names_every_class_within_the_width():
     assert legend(CITYSCAPES, 480).shape == (104, 480, 3)
+
+
+TIMES = ('1764163000.123', 'age 43 ms')
+BACK = (101, 37, 200)  # colour of pictures that a legend is written into
+ROAD, SKY, CAR = (CITYSCAPES.index(name) for name in ('road', 'sky', 'car'))
+
+
+def with_legend(labels, label_set=CITYSCAPES, texts=TIMES):
+    """Return a plain picture with a legend in it, and how many of its rows that has changed."""
+    picture = np.full((*labels.shape, 3), BACK, np.uint8)
+    write_legend(picture, labels, label_set, texts)
+    changed = np.flatnonzero((picture != BACK).any((1, 2)))
+    return picture, int(changed[-1]) + 1 if len(changed) else 0
+
+
+def has(picture, index, label_set=CITYSCAPES):
+    """Whether the field of a class is in the picture, at least three pixels of it in a row."""
+    found = (picture == label_set.classes[index].color).all(-1)
+    return bool((found[:, :-2] & found[:, 1:-1] & found[:, 2:]).any())
+
+
+def test_a_legend_has_the_colours_of_the_classes_in_the_picture_and_of_no_other():
+    labels = np.full((360, 480), ROAD, np.uint8)
+    labels[:100], labels[0, 0], labels[1] = SKY, CAR, 255
+    picture, _ = with_legend(labels)
+    assert [index for index in range(19) if has(picture, index)] == [ROAD, SKY, CAR]
+
+
+@pytest.mark.parametrize('size', [(360, 480), (720, 1280), (120, 160), (160, 640), (1000, 300)])
+def test_a_legend_is_a_strip_that_leaves_the_picture_below_it_as_it_is(size):
+    labels = np.arange(size[0] * size[1]).reshape(size).astype(np.uint8)
+    picture, rows = with_legend(labels)
+    assert 0 < rows <= size[0] // 4
+    assert (picture[:rows] != BACK).any(-1).all()  # the strip is as wide as the picture
+    assert (picture[rows:] == BACK).all()
+
+
+@pytest.mark.parametrize('size', [(0, 0), (1, 1), (48, 64), (119, 640), (480, 159)])
+def test_a_picture_that_is_too_small_to_read_a_legend_has_none(size):
+    assert with_legend(np.zeros(size, np.uint8))[1] == 0
+
+
+def test_a_legend_grows_with_the_picture():
+    small = with_legend(np.zeros((360, 480), np.uint8))[1]
+    assert with_legend(np.zeros((720, 960), np.uint8))[1] == pytest.approx(2 * small, abs=2)
+
+
+def test_a_legend_of_a_picture_without_labels_has_the_texts_alone():
+    picture, rows = with_legend(np.full((360, 480), 255, np.uint8))
+    assert rows > 0
+    assert not any(has(picture, index) for index in range(19))
+    assert (picture[:rows] == 255).all(-1).any()
+
+
+def test_a_legend_without_room_for_all_classes_leaves_the_smallest_out():
+    many = LabelSet(
+        'many', tuple(LabelClass(f'class number {i}', (i, 255 - i, 7)) for i in range(200))
+    )
+    labels = np.zeros((360, 480), np.uint8)
+    labels[:2].ravel()[:200] = np.arange(200)  # one pixel of each
+    labels[10:20] = 150
+    picture, _ = with_legend(labels, many)
+    shown = [index for index in range(200) if has(picture, index, many)]
+    assert {0, 150} <= set(shown)
+    assert 5 < len(shown) < 100
+
+
+def test_the_times_of_a_legend_are_seen_in_it():
+    labels = np.zeros((360, 480), np.uint8)
+    at_once, later = with_legend(labels)[0], with_legend(labels, texts=(TIMES[0], 'age 99 ms'))[0]
+    different = np.flatnonzero((at_once != later).any((0, 2)))
+    assert 0 < different[0] <= different[-1] < 240  # two digits, left of the classes
+    assert different[-1] - different[0] < 30
 
 
 def test_picture_is_read_back_in_the_same_colours(tmp_path):

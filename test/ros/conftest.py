@@ -1,9 +1,12 @@
-"""Fixtures for tests of the perception node inside the test's own process."""
+"""Fixtures for tests of nodes, inside the test's own process and launched."""
 
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from threading import Thread
 import time
 
+from dense_perception.data.drives import rendered_drive
+from dense_perception.ros.bags import write_drive
 from dense_perception.ros.node import PerceptionNode
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import Transition
@@ -194,3 +197,85 @@ def frame(number: int = 0, *, size=(48, 64), stamp_ns: int | None = None) -> Ima
 def frame_fixture() -> Callable[..., Image]:
     """Return the function that makes image messages."""
     return frame
+
+
+# Small networks for a launched node.
+PARAMETERS = """
+/**:
+  ros__parameters:
+    device: cpu
+    segmentation_width: 128
+    flow_width: 128
+    proposal_width: 128
+    max_flow_gap_s: 60.0
+"""
+
+
+class Peer:
+    """A node of another process than the launched ones."""
+
+    def __init__(self):
+        self.context = Context()
+        rclpy.init(context=self.context)
+        self.node = rclpy.create_node('peer', context=self.context)
+        self.executor = SingleThreadedExecutor(context=self.context)
+        self.executor.add_node(self.node)
+
+    def close(self):
+        self.executor.shutdown()
+        self.node.destroy_node()
+        self.context.try_shutdown()
+
+    def spin(self, condition, timeout_s=30.0):
+        """Serve the peer until a condition holds."""
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            assert time.monotonic() < deadline, 'what the test waits for does not come'
+            self.executor.spin_once(timeout_sec=0.05)
+
+    def listen(self, topic, kind=Image, quality=10):
+        """Subscribe to a topic; return the list of what comes."""
+        heard: list = []
+        self.node.create_subscription(kind, topic, heard.append, quality)
+        return heard
+
+    def state(self, node='/dense_perception'):
+        """Return the lifecycle state of a node."""
+        client = self.node.create_client(GetState, f'{node}/get_state')
+        self.spin(client.service_is_ready)
+        asked = []
+
+        def answered():
+            # An answer is lost where the server does not know of the client yet; ask again.
+            if not asked or time.monotonic() > asked[-1][0] + 2:
+                asked.append((time.monotonic(), client.call_async(GetState.Request())))
+            return any(future.done() for _, future in asked)
+
+        self.spin(answered)
+        (answer,) = [future.result() for _, future in asked if future.done()][:1]
+        return answer.current_state.label
+
+
+@pytest.fixture
+def peer(ros_environment: Mapping[str, str]) -> Iterator[Peer]:
+    """Return a node beside those that the test launches."""
+    peer = Peer()
+    yield peer
+    peer.close()
+
+
+@pytest.fixture(scope='session')
+def bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a bag of six rendered frames at 10 Hz on /camera/image_raw."""
+    path = tmp_path_factory.mktemp('drive') / 'bag'
+    drive = rendered_drive(3, 6)
+    write_drive(path, drive.frames(), camera_matrix=drive.camera_matrix)
+    return path
+
+
+@pytest.fixture
+def parameters(tmp_path: Path) -> str:
+    """Return the launch argument of a file of parameters with which a frame takes little."""
+    path = tmp_path / 'parameters.yaml'
+    path.write_text(PARAMETERS)
+    return f'params_file:={path}'

@@ -1,8 +1,9 @@
 """A node that consumes, in a thread of its own, and a node beside it that publishes to it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import json
 from pathlib import Path
+import re
 import signal
 import subprocess
 import sys
@@ -15,13 +16,15 @@ import numpy as np
 from rcl_interfaces.srv import SetParameters
 import rclpy
 from rclpy.context import Context
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import Header, String
+import yaml
 
-SCRIPTS = Path(__file__).parents[2] / 'scripts'
+ROOT = Path(__file__).parents[2]
+MOUNTED_ARGUMENTS = ('--ros-args', '-p', 'mounting:=parameters')
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
@@ -40,7 +43,7 @@ class ConsumerBench:
         self.name = self.node.get_name()
         self.node_executor = SingleThreadedExecutor(context=self.context)
         self.node_executor.add_node(self.node)
-        self.thread = Thread(target=self._serve)
+        self.thread = Thread(target=self.node.serve, args=[self.node_executor])
         self.thread.start()
         self.peer = rclpy.create_node('peer', context=self.context)
         self.executor = SingleThreadedExecutor(context=self.context)
@@ -48,15 +51,6 @@ class ConsumerBench:
         self._publishers: dict = {}
         self._diagnostics: list = []
         self.peer.create_subscription(DiagnosticArray, '/diagnostics', self._keep, 10)
-
-    def _serve(self):
-        try:
-            self.node_executor.spin()
-        except ExternalShutdownException:
-            pass
-        except RuntimeError:  # the context may end between two steps of the executor
-            if self.context.ok():
-                raise
 
     def _keep(self, message):
         (status,) = message.status
@@ -91,6 +85,16 @@ class ConsumerBench:
         publisher = self._publishers[topic]
         self.spin(lambda: publisher.get_subscription_count() > 0)
         publisher.publish(message)
+
+    def tell_camera(self, info: CameraInfo) -> None:
+        """Publish a camera info, and wait until the node has it."""
+        before = self.node.inputs['camera_info'].heard
+        self.send('/camera_info', info)
+        self.spin(lambda: self.node.inputs['camera_info'].heard > before)
+
+    def bad(self, text: str) -> None:
+        """Wait until an image was refused with a text."""
+        self.spin(lambda: text in self.node.statistics.last_error)
 
     def diagnostics(self, condition: Callable) -> tuple:
         """Wait for diagnostics of which a condition holds, and return them."""
@@ -135,22 +139,79 @@ def label_info(label_set, **changes):
     return String(data=json.dumps({**json.loads(label_info_json(label_set)), **changes}))
 
 
-def ends_in_good_order(script, environment, arguments, number, *, wait_for):
-    """Start a script, wait for what it publishes, signal it; return status and output."""
+def check_parameter_file(kind: type, file: str) -> None:
+    """Check that a file of parameters holds every one of a node with its default."""
+    context = Context()
+    rclpy.init(context=context)
+    mounting = [Parameter('mounting', value='parameters')]  # the default, tf, needs tf2
+    node = kind(context=context, parameter_overrides=mounting)
+    try:
+        declared = {
+            name: node.get_parameter(name).value
+            for name in node._parameters
+            if not name.startswith(('qos_overrides', 'use_sim_time', 'start_type'))
+        }
+    finally:
+        node.close()
+        node.destroy_node()
+        context.try_shutdown()
+    written = yaml.safe_load((ROOT / 'config' / file).read_text())['/**']['ros__parameters']
+    assert written == {**declared, 'mounting': 'tf'}
+
+
+def check_documents(running: ConsumerBench, least: int) -> None:
+    """
+    Check that the documents have the topics of a node with their types.
+
+    :param least: topics that the node has beside those that every node has.
+    """
+    folder = ROOT / 'docs'
+    node, prefix = running.node, f'/{running.name}/'
+    seen = set(re.findall(rf'{prefix}\w+', (folder / 'seeing.md').read_text()))
+    assert seen
+    assert seen <= {output.topic_name for output in node.publishers}
+    written, known = (folder / 'integration.md').read_text(), 0
+    for topic in (*node.publishers, *node.subscriptions):
+        name = topic.topic_name.replace(prefix, '~/').lstrip('/')
+        if name in ('rosout', 'parameter_events', 'clock'):
+            continue
+        package = topic.msg_type.__module__.partition('.')[0]
+        assert f'| `{name}` | {package}/{topic.msg_type.__name__} |' in written
+        known += 1
+    assert known >= least
+
+
+def check_good_end(script: str, environment: Mapping[str, str], number: signal.Signals) -> None:
+    """Start a script, wait for its diagnostics, signal it, and check that it ends in order."""
+    context = Context()
+    rclpy.init(context=context)
+    peer = rclpy.create_node('peer', context=context)
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(peer)
+    heard: list = []
+    peer.create_subscription(DiagnosticArray, '/diagnostics', heard.append, 10)
     process = subprocess.Popen(
-        [sys.executable, str(SCRIPTS / script), '--ros-args', *arguments],
+        [sys.executable, str(ROOT / 'scripts' / script), *MOUNTED_ARGUMENTS],
         env=dict(environment),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
+        text=True,
     )
     try:
-        wait_for()
+        deadline = time.monotonic() + 30
+        while not heard and time.monotonic() < deadline:
+            executor.spin_once(timeout_sec=0.1)
         process.send_signal(number)
         output, _ = process.communicate(timeout=20)
-        return process.returncode, output.decode()
     finally:
         process.kill()
         process.wait()
+        executor.shutdown()
+        peer.destroy_node()
+        context.try_shutdown()
+    assert heard
+    assert process.returncode == 0, output
+    assert 'Traceback' not in output
 
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)

@@ -5,94 +5,14 @@ import subprocess
 import sys
 import time
 
-from dense_perception.data.drives import rendered_drive
-from dense_perception.ros.bags import write_drive
 from dense_perception.ros.messages import message_to_labels
-from lifecycle_msgs.srv import GetState
 import psutil
 import pytest
-import rclpy
-from rclpy.context import Context
-from rclpy.executors import SingleThreadedExecutor
 from sensor_msgs.msg import Image
 
 pytestmark = pytest.mark.ros
 
 SCRIPT = Path(__file__).parents[2] / 'scripts' / 'perception_node'
-PARAMETERS = """
-/**:
-  ros__parameters:
-    device: cpu
-    segmentation_width: 128
-    flow_width: 128
-    proposal_width: 128
-    max_flow_gap_s: 60.0
-"""
-
-
-class Peer:
-    """A node of another process than the launched one."""
-
-    def __init__(self):
-        self.context = Context()
-        rclpy.init(context=self.context)
-        self.node = rclpy.create_node('peer', context=self.context)
-        self.executor = SingleThreadedExecutor(context=self.context)
-        self.executor.add_node(self.node)
-
-    def close(self):
-        self.executor.shutdown()
-        self.node.destroy_node()
-        self.context.try_shutdown()
-
-    def spin(self, condition, timeout_s=30.0):
-        deadline = time.monotonic() + timeout_s
-        while not condition():
-            assert time.monotonic() < deadline, 'what the test waits for does not come'
-            self.executor.spin_once(timeout_sec=0.05)
-
-    def listen(self, topic):
-        heard = []
-        self.node.create_subscription(Image, topic, heard.append, 10)
-        return heard
-
-    def state(self, node='/dense_perception'):
-        client = self.node.create_client(GetState, f'{node}/get_state')
-        self.spin(client.service_is_ready)
-        asked = []
-
-        def answered():
-            # An answer is lost where the server does not know of the client yet; ask again.
-            if not asked or time.monotonic() > asked[-1][0] + 2:
-                asked.append((time.monotonic(), client.call_async(GetState.Request())))
-            return any(future.done() for _, future in asked)
-
-        self.spin(answered)
-        (answer,) = [future.result() for _, future in asked if future.done()][:1]
-        return answer.current_state.label
-
-
-@pytest.fixture
-def peer(ros_environment):
-    peer = Peer()
-    yield peer
-    peer.close()
-
-
-@pytest.fixture(scope='module')
-def bag(tmp_path_factory):
-    """Six rendered frames at 10 Hz on /camera/image_raw."""
-    path = tmp_path_factory.mktemp('drive') / 'bag'
-    drive = rendered_drive(3, 6)
-    write_drive(path, drive.frames(), camera_matrix=drive.camera_matrix)
-    return path
-
-
-@pytest.fixture
-def parameters(tmp_path):
-    path = tmp_path / 'parameters.yaml'
-    path.write_text(PARAMETERS)
-    return f'params_file:={path}'
 
 
 def stamp_ns(message):
@@ -194,7 +114,7 @@ def nodes(process):
 
 def test_a_replay_ends_when_the_node_cannot_start(launched, bag, tmp_path):
     path = tmp_path / 'wrong.yaml'
-    path.write_text(PARAMETERS.replace('segmentation_width: 128', 'segmentation_width: wide'))
+    path.write_text('/**: {ros__parameters: {segmentation_width: wide}}')
     process = launched('drive.launch.py', f'bag:={bag}', f'params_file:={path}')
     process.process.wait(30)
     output = process.output()

@@ -3,7 +3,6 @@
 from importlib.util import find_spec
 import math
 from pathlib import Path
-import re
 import runpy
 import time
 
@@ -14,13 +13,12 @@ from dense_perception.labels import CITYSCAPES
 from dense_perception.ros.consumed import KnownCamera, read_label_info, Recent, Together
 from dense_perception.ros.free_space_node import FreeSpaceNode
 from dense_perception.ros.messages import label_info_json, labels_message
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from diagnostic_msgs.msg import DiagnosticStatus
 from nav_msgs.msg import OccupancyGrid
 import numpy as np
 import pytest
 import rclpy
 from rclpy.context import Context
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import (
     DurabilityPolicy,
     qos_profile_sensor_data,
@@ -30,7 +28,6 @@ from rclpy.qos import (
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, LaserScan
 from std_msgs.msg import String
-import yaml
 
 pytestmark = pytest.mark.ros
 
@@ -39,8 +36,6 @@ header, camera_info, label_info = (
     bench_parts[name] for name in ('header', 'camera_info', 'label_info')
 )
 LATCHED, K = bench_parts['LATCHED'], bench_parts['K']
-DOCUMENT = Path(__file__).parents[2] / 'docs' / 'integration.md'
-CONFIG = Path(__file__).parents[2] / 'config' / 'free_space.yaml'
 ROAD, CAR, SKY = (CITYSCAPES.index(name) for name in ('road', 'car', 'sky'))
 CAMERA = Camera(320, 240, K)
 MOUNTED = {'mounting': 'parameters', 'camera_height': 1.4, 'camera_pitch': 0.1}
@@ -71,24 +66,12 @@ def bench(ros_environment):
             if not parameters.get('label_names'):
                 running.send('/label_info', label_info(CITYSCAPES), LATCHED)
                 running.spin(lambda: running.node._label_set)
-            tell_camera(running, camera_info(camera))
+            running.tell_camera(camera_info(camera))
         return running
 
     yield start
     for running in benches:
         running.close()
-
-
-def tell_camera(running, info):
-    """Publish a camera info, and wait until the node has it."""
-    before = running.node.inputs['camera_info'].heard
-    running.send('/camera_info', info)
-    running.spin(lambda: running.node.inputs['camera_info'].heard > before)
-
-
-def bad(running, text):
-    """Wait until an image was refused with a text."""
-    running.spin(lambda: text in running.node.statistics.last_error)
 
 
 def angles(scan):
@@ -295,12 +278,12 @@ def test_a_bad_camera_info_is_told_and_the_next_good_one_serves(bench):
         info = camera_info(CAMERA)
         for name, value in change.items():
             setattr(info, name, value)
-        tell_camera(running, info)
+        running.tell_camera(info)
         running.send('/labels', labels_message(labels, header()))
-        bad(running, text)
+        running.bad(text)
     assert not scans
     assert not grids
-    tell_camera(running, camera_info(CAMERA))
+    running.tell_camera(camera_info(CAMERA))
     running.send('/labels', labels_message(labels, header()))
     running.spin(lambda: scans and grids)
 
@@ -331,7 +314,7 @@ def test_bad_labels_are_told_and_the_next_good_ones_serve(bench):
         (colour, "label encoding is 'rgb8'"),
     ):
         running.send('/labels', message)
-        bad(running, text)
+        running.bad(text)
     assert not scans
     running.send('/labels', labels_message(good, header()))
     running.spin(lambda: scans)
@@ -354,7 +337,7 @@ def test_an_image_far_from_now_is_told_and_not_used(bench, ahead):
     labels = street(POSE, 8.0)
     stamp_ns = time.time_ns() + (60 if ahead else -60) * 10**9
     running.send('/labels', labels_message(labels, header(stamp_ns)))
-    bad(running, 's ahead of the clock' if ahead else 's old')
+    running.bad('s ahead of the clock' if ahead else 's old')
     assert not scans
     assert running.set(max_age_s=0.0)[0].successful
     running.send('/labels', labels_message(labels, header(stamp_ns)))
@@ -366,7 +349,7 @@ def test_under_simulated_time_the_age_is_that_of_the_clock(bench):
     scans = running.listen('free_distance', LaserScan)
     labels = street(POSE, 8.0)
     running.send('/labels', labels_message(labels, header(50 * 10**9)))
-    bad(running, '50.0 s ahead of the clock')  # nobody publishes /clock
+    running.bad('50.0 s ahead of the clock')  # nobody publishes /clock
     clock = Clock(clock=TimeMessage(sec=50, nanosec=200_000_000))
     running.send('/clock', clock)
     running.spin(lambda: running.node.get_clock().now().nanoseconds > 0)
@@ -383,7 +366,7 @@ def test_a_class_that_does_not_exist_is_told_and_another_one_set_while_it_runs(b
     scans = running.listen('free_distance', LaserScan)
     labels = labels_message(street(POSE, 8.0), header())
     running.send('/labels', labels)
-    bad(running, "no class 'lava'")
+    running.bad("no class 'lava'")
     assert running.set(drivable='road')[0].successful
     running.send('/labels', labels_message(street(POSE, 8.0), header()))
     running.spin(lambda: scans)
@@ -411,28 +394,11 @@ def test_without_a_height_of_the_camera_that_is_told(bench):
     running = bench(camera_height=0.0)
     running.listen('free_distance', LaserScan)
     running.send('/labels', labels_message(street(POSE, 8.0), header()))
-    bad(running, 'camera_height is 0')
+    running.bad('camera_height is 0')
 
 
 def test_the_file_of_parameters_holds_every_one_with_its_default(ros_environment):
-    context = Context()
-    rclpy.init(context=context)
-    node = FreeSpaceNode(
-        context=context,
-        parameter_overrides=[rclpy.Parameter('mounting', value='parameters')],
-    )
-    try:
-        declared = {
-            name: node.get_parameter(name).value
-            for name in node._parameters
-            if not name.startswith(('qos_overrides', 'use_sim_time', 'start_type'))
-        }
-    finally:
-        node.close()
-        node.destroy_node()
-        context.try_shutdown()
-    written = yaml.safe_load(CONFIG.read_text())['/**']['ros__parameters']
-    assert written == {**declared, 'mounting': 'tf'}
+    bench_parts['check_parameter_file'](FreeSpaceNode, 'free_space.yaml')
 
 
 def test_subscribers_with_the_quality_of_nav2_are_served_however_late(bench):
@@ -478,21 +444,7 @@ def test_while_nobody_listens_nothing_is_computed(bench):
 
 
 def test_the_documents_have_the_topics_of_the_node_with_their_types(bench):
-    running = bench(least_confidence=1)
-    written = DOCUMENT.read_text()
-    seen = set(re.findall(r'/free_space/\w+', DOCUMENT.with_name('seeing.md').read_text()))
-    assert seen
-    assert seen <= {output.topic_name for output in running.node.publishers}
-    node = running.node
-    topics = [entry for entry in (*node.publishers, *node.subscriptions)]
-    for topic in topics:
-        name = topic.topic_name.replace('/free_space/', '~/').lstrip('/')
-        if name in ('rosout', 'parameter_events', 'clock'):
-            continue
-        kind = topic.msg_type
-        package = kind.__module__.partition('.')[0]
-        assert f'| `{name}` | {package}/{kind.__name__} |' in written
-    assert len(topics) > 6
+    bench_parts['check_documents'](bench(least_confidence=1), 5)
 
 
 # tf2, where it is installed.
@@ -514,7 +466,7 @@ def test_the_place_of_the_camera_comes_from_tf2(bench):
     running = bench(mounting='tf', camera_height=0.0)
     scans = running.listen('free_distance', LaserScan)
     running.send('/labels', labels_message(street(POSE, 8.0), header()))
-    bad(running, 'no transform from front_optical to base_footprint')
+    running.bad('no transform from front_optical to base_footprint')
     transform = TransformStamped(header=header(frame_id='base_footprint'))
     transform.child_frame_id = 'front_optical'
     transform.transform.translation.z = 1.4
@@ -612,31 +564,4 @@ def test_other_label_info_is_refused(text):
 
 @pytest.mark.parametrize('number', bench_parts['SIGNALS'], ids=lambda number: number.name)
 def test_a_signal_ends_the_process_in_good_order(ros_environment, number):
-    context = Context()
-    rclpy.init(context=context)
-    peer = rclpy.create_node('peer', context=context)
-    executor = SingleThreadedExecutor(context=context)
-    executor.add_node(peer)
-    heard: list = []
-    peer.create_subscription(DiagnosticArray, '/diagnostics', heard.append, 10)
-
-    def wait():
-        deadline = time.monotonic() + 30
-        while not heard and time.monotonic() < deadline:
-            executor.spin_once(timeout_sec=0.1)
-
-    try:
-        status, output = bench_parts['ends_in_good_order'](
-            'free_space_node',
-            ros_environment,
-            ('-p', 'mounting:=parameters'),
-            number,
-            wait_for=wait,
-        )
-    finally:
-        executor.shutdown()
-        peer.destroy_node()
-        context.try_shutdown()
-    assert heard
-    assert status == 0
-    assert 'Traceback' not in output
+    bench_parts['check_good_end']('free_space_node', ros_environment, number)

@@ -3,7 +3,6 @@
 from functools import cache
 import math
 from pathlib import Path
-import re
 import runpy
 import signal
 import time
@@ -17,17 +16,13 @@ from dense_perception.ros.messages import flow_message, labels_message, message_
 from dense_perception.ros.motion_node import MotionNode
 from dense_perception.ros.mounting import pose_matrix
 from dense_perception.ros.turn_rates import TurnRates
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from diagnostic_msgs.msg import DiagnosticStatus
 from geometry_msgs.msg import Transform, TwistStamped
 import numpy as np
 import pytest
-import rclpy
-from rclpy.context import Context
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import qos_profile_sensor_data, ReliabilityPolicy
 from sensor_msgs.msg import Image, Imu, TimeReference
 from std_msgs.msg import Float32MultiArray
-import yaml
 
 pytestmark = pytest.mark.ros
 
@@ -36,8 +31,6 @@ header, camera_info, label_info = (
     bench_parts[name] for name in ('header', 'camera_info', 'label_info')
 )
 LATCHED = bench_parts['LATCHED']
-DOCUMENT = Path(__file__).parents[2] / 'docs' / 'integration.md'
-CONFIG = Path(__file__).parents[2] / 'config' / 'motion.yaml'
 CAR, ROAD, SKY = (CITYSCAPES.index(name) for name in ('car', 'road', 'sky'))
 K = np.array(((200.0, 0, 79.5), (0, 200.0, 59.5), (0, 0, 1)))
 CAMERA = Camera(160, 120, K)
@@ -54,8 +47,7 @@ def bench(ros_environment):
         defaults = {'mounting': 'parameters', 'use_labels': False, 'stride': 2}
         running = bench_parts['ConsumerBench'](MotionNode, **{**defaults, **parameters})
         benches.append(running)
-        running.send('/camera_info', camera_info(camera))
-        running.spin(lambda: running.node._camera_info)
+        running.tell_camera(camera_info(camera))
         if running.node._with_labels:
             running.send('/label_info', label_info(CITYSCAPES), LATCHED)
             running.spin(lambda: running.node._label_set)
@@ -101,11 +93,6 @@ def send_flow(running, flow, end_ns, seconds=SECONDS, labels=None):
 
 def array(message):
     return np.array(message.data).reshape([side.size for side in message.layout.dim])
-
-
-def bad(running, text):
-    """Wait until an image was refused with a text."""
-    running.spin(lambda: text in running.node.statistics.last_error)
 
 
 @cache
@@ -337,13 +324,13 @@ def test_bad_flow_is_told_and_the_next_good_one_serves(bench):
     now = time.time_ns()
     unknown, astray = np.full_like(flow, np.nan), np.full_like(flow, 3e38)
     send_flow(running, flow[:100], now)
-    bad(running, 'flow is (160, 100)')
+    running.bad('flow is (160, 100)')
     send_flow(running, unknown, now + 1)
-    bad(running, '0 pixels to find the motion')
+    running.bad('0 pixels to find the motion')
     send_flow(running, astray, now + 2)
     running.spin(lambda: running.node.statistics.bad + running.node.statistics.processed == 3)
     send_flow(running, flow, now + 3, seconds=-0.1)
-    bad(running, 'it must be before')
+    running.bad('it must be before')
     times.clear()
     send_flow(running, flow, now + 4)
     running.spin(lambda: times)
@@ -360,14 +347,11 @@ def test_a_bad_camera_info_is_told_and_the_next_good_one_serves(bench):
         info = camera_info(CAMERA)
         for name, value in change.items():
             setattr(info, name, value)
-        before = running.node.inputs['camera_info'].heard
-        running.send('/camera_info', info)
-        running.spin(lambda before=before: running.node.inputs['camera_info'].heard > before)
+        running.tell_camera(info)
         send_flow(running, flow, time.time_ns())
-        bad(running, text)
+        running.bad(text)
     assert not times
-    running.send('/camera_info', camera_info(CAMERA))
-    running.spin(lambda: running.node._camera_info.width == 160)
+    running.tell_camera(camera_info(CAMERA))
     send_flow(running, flow, time.time_ns())
     running.spin(lambda: times)
 
@@ -390,7 +374,7 @@ def test_an_old_image_is_refused(bench):
     running = bench()
     times = running.listen('time_to_contact', Float32MultiArray)
     send_flow(running, approach()[0], time.time_ns() - 10**10)
-    bad(running, 's old')
+    running.bad('s old')
     assert not times
 
 
@@ -414,42 +398,11 @@ def test_the_imu_is_listened_to_as_sensors_publish_and_deep_enough(bench):
 
 
 def test_the_file_of_parameters_holds_every_one_with_its_default(ros_environment):
-    context = Context()
-    rclpy.init(context=context)
-    node = MotionNode(
-        context=context,
-        parameter_overrides=[rclpy.Parameter('mounting', value='parameters')],
-    )
-    try:
-        declared = {
-            name: node.get_parameter(name).value
-            for name in node._parameters
-            if not name.startswith(('qos_overrides', 'use_sim_time', 'start_type'))
-        }
-    finally:
-        node.close()
-        node.destroy_node()
-        context.try_shutdown()
-    written = yaml.safe_load(CONFIG.read_text())['/**']['ros__parameters']
-    assert written == {**declared, 'mounting': 'tf'}
+    bench_parts['check_parameter_file'](MotionNode, 'motion.yaml')
 
 
 def test_the_documents_have_the_topics_of_the_node_with_their_types(bench):
-    running = bench(use_labels=True)
-    written = DOCUMENT.read_text()
-    seen = set(re.findall(r'/motion/\w+', DOCUMENT.with_name('seeing.md').read_text()))
-    assert seen
-    assert seen <= {output.topic_name for output in running.node.publishers}
-    node = running.node
-    topics = [*node.publishers, *node.subscriptions]
-    for topic in topics:
-        name = topic.topic_name.replace('/motion/', '~/').lstrip('/')
-        if name in ('rosout', 'parameter_events', 'clock'):
-            continue
-        kind = topic.msg_type
-        package = kind.__module__.partition('.')[0]
-        assert f'| `{name}` | {package}/{kind.__name__} |' in written
-    assert len(topics) > 12
+    bench_parts['check_documents'](bench(use_labels=True), 11)
 
 
 # Parts.
@@ -535,31 +488,4 @@ def test_a_transform_that_is_no_rotation_is_refused(value):
 
 
 def test_sigterm_ends_the_process_in_good_order(ros_environment):
-    context = Context()
-    rclpy.init(context=context)
-    peer = rclpy.create_node('peer', context=context)
-    executor = SingleThreadedExecutor(context=context)
-    executor.add_node(peer)
-    heard: list = []
-    peer.create_subscription(DiagnosticArray, '/diagnostics', heard.append, 10)
-
-    def wait():
-        deadline = time.monotonic() + 30
-        while not heard and time.monotonic() < deadline:
-            executor.spin_once(timeout_sec=0.1)
-
-    try:
-        status, output = bench_parts['ends_in_good_order'](
-            'motion_node',
-            ros_environment,
-            ('-p', 'mounting:=parameters'),
-            signal.SIGTERM,
-            wait_for=wait,
-        )
-    finally:
-        executor.shutdown()
-        peer.destroy_node()
-        context.try_shutdown()
-    assert heard
-    assert status == 0
-    assert 'Traceback' not in output
+    bench_parts['check_good_end']('motion_node', ros_environment, signal.SIGTERM)

@@ -1,9 +1,12 @@
+import gc
 import json
 from threading import Event, Thread
 import time
 
 import cv2
+from dense_perception.data.pictures import write_legend
 from dense_perception.labels import CITYSCAPES
+from dense_perception.networks.context import FrontEndContext
 from dense_perception.predictors.flow_estimator import FlowEstimator
 from dense_perception.predictors.segmenter import Segmenter
 from dense_perception.ros.messages import image_to_array, message_to_flow, message_to_labels
@@ -13,6 +16,7 @@ from lifecycle_msgs.srv import ChangeState
 import numpy as np
 import pytest
 from rclpy.qos import ReliabilityPolicy
+from rclpy.time import Time
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, TimeReference
 from std_msgs.msg import String
 
@@ -92,6 +96,47 @@ def test_the_overlay_mixes_label_colours_into_the_image(bench, frame):
     running.spin(lambda: color and labels)
     painted = CITYSCAPES.palette()[message_to_labels(labels[0])]
     np.testing.assert_array_equal(image_to_array(color[0]), painted)
+
+
+def overlay_and_labels(running, message):
+    """Return `~/labels_color` of an image as an array, and its labels in their colours."""
+    color, labels = running.listen('labels_color'), running.listen('labels')
+    running.camera().publish(message)
+    running.spin(lambda: color and labels)
+    return image_to_array(color[0]), CITYSCAPES.palette()[message_to_labels(labels[0])]
+
+
+def test_stamp_age_and_classes_stand_over_the_top_of_an_overlay_that_has_room(bench, frame):
+    running = bench(overlay_opacity=1.0)
+    now_ns = running.node.get_clock().now().nanoseconds
+    overlay, painted = overlay_and_labels(running, frame(size=(120, 160), stamp_ns=now_ns))
+    assert (overlay[:30] != painted[:30]).any()
+    np.testing.assert_array_equal(overlay[30:], painted[30:])
+
+
+def test_an_overlay_without_a_legend_has_the_labels_alone(bench, frame):
+    running = bench(overlay_opacity=1.0, overlay_legend=False)
+    overlay, painted = overlay_and_labels(running, frame(size=(120, 160)))
+    np.testing.assert_array_equal(overlay, painted)
+
+
+def test_the_overlay_tells_stamp_and_age_of_the_image_when_it_goes_out(bench, frame):
+    running = bench(overlay_opacity=1.0)
+    color, labels = running.listen('labels_color'), running.listen('labels')
+    camera = running.camera()
+    message = frame(size=(120, 160), stamp_ns=running.node.get_clock().now().nanoseconds)
+    camera.publish(message)
+    running.spin(lambda: color and labels)
+    longest = running.node.get_clock().now() - Time.from_msg(message.header.stamp)
+    found, classes = image_to_array(color[0]), message_to_labels(labels[0])
+
+    def tells(age_ms):
+        picture = CITYSCAPES.palette()[classes]
+        stamp = f'{message.header.stamp.sec}.{message.header.stamp.nanosec // 10**6:03d}'
+        write_legend(picture, classes, CITYSCAPES, (stamp, f'age {age_ms} ms'))
+        return bool((picture == found).all())
+
+    assert any(tells(age_ms) for age_ms in range(longest.nanoseconds // 10**6 + 2))
 
 
 def test_class_names_and_colours_wait_for_late_subscribers(bench):
@@ -419,6 +464,22 @@ def test_the_node_can_be_cleaned_up_and_configured_again(bench, frame):
         running.spin(lambda: not running.node.count_publishers('/dense_perception/labels'))
         assert running.change('configure', 'activate')
     assert running.state() == 'active'
+
+
+def test_a_node_that_is_cleaned_up_lets_go_of_its_networks(bench, frame):
+    def networks():
+        return {id(thing) for thing in gc.get_objects() if type(thing) is FrontEndContext}
+
+    gc.collect()
+    others = networks()  # of tests before
+    running = bench()
+    labels = running.listen('labels')
+    send_both(running, running.camera(), frame(0))
+    running.spin(lambda: bool(labels))
+    own = networks() - others
+    assert own
+    assert running.change('deactivate', 'cleanup')
+    assert not own & networks()
 
 
 def test_a_transition_that_does_not_exist_from_here_is_refused(bench):

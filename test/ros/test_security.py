@@ -1,4 +1,4 @@
-"""The policy of the node's enclave, against a running node and against real ROS 2 security."""
+"""The policy of the enclaves, against running nodes and against real ROS 2 security."""
 
 from pathlib import Path
 import runpy
@@ -22,11 +22,17 @@ pytestmark = pytest.mark.ros
 
 ROOT = Path(__file__).parents[2]
 POLICY = ROOT / 'config' / 'sros2_policy.xml'
-# Rights that the node uses only where the distribution or another package gives it the topic.
-SOMETIMES = {
-    '/dense_perception/label_info/vision',  # with vision_msgs
-    '/dense_perception/get_type_description',  # from Iron on
-}
+TOOL = runpy.run_path(str(ROOT / 'tools' / 'make_keystore.py'))
+# Ends of names that a node uses only where the distribution or another package gives it them.
+SOMETIMES = (
+    '/label_info/vision',  # with vision_msgs
+    '/get_type_description',  # from Iron on
+    *('/tf', '/tf_static'),  # with tf2_ros, by `mounting: tf`
+)
+RIG = """cameras:
+  front:
+  left: {namespace: /rear, image_topic: rgb, info_topic: info}
+"""
 
 
 @pytest.fixture
@@ -61,20 +67,9 @@ def call(peer, kind, name, request):
     return future.result()
 
 
-def policy():
-    """What the policy allows, as full names: kind of right to names."""
-    place = runpy.run_path(str(ROOT / 'tools' / 'make_keystore.py'))['Place']()
-    allowed = {'publish': set(), 'subscribe': set(), 'reply': set()}
-    for group in ElementTree.parse(POLICY).iterfind('.//profile/*'):
-        ((right, rule),) = group.attrib.items()
-        assert rule == 'ALLOW'
-        allowed[right] |= {place.topic(entry.text, 'dense_perception') for entry in group}
-    return allowed
-
-
-def graph(peer):
-    """What the node has, by the same kinds of right."""
-    node = ('dense_perception', '/')
+def graph(peer, name):
+    """What a node has, by the kinds of right of the policy."""
+    node = (name, '/')
     found = {
         'publish': peer.get_publisher_names_and_types_by_node(*node),
         'subscribe': peer.get_subscriber_names_and_types_by_node(*node),
@@ -84,18 +79,26 @@ def graph(peer):
     return {kind: {name for name, _ in entries} for kind, entries in found.items()}
 
 
-def has(peer, *topics):
-    """Whether the peer knows the subscriptions already; discovery brings them one by one."""
+def has(peer, name, *subscriptions):
+    """Whether the peer knows these of a node already; discovery brings them one by one."""
     try:
-        return {*topics} <= graph(peer)['subscribe']
+        return {*subscriptions} <= graph(peer, name)['subscribe']
     except rclpy.node.NodeNameNonExistentError:
         return False
 
 
-def test_the_policy_allows_what_the_running_node_does_and_nothing_else(launched, peer):
-    launched('drive.launch.py', 'use_sim_time:=true', 'device:=cpu')
-    spin(peer, lambda: has(peer, '/camera/image_raw', '/camera/camera_info'))
-    used = graph(peer)
+def check(used, allowed):
+    """Compare what a node has with what its enclave allows."""
+    assert used.pop('request') == set()  # it calls nobody
+    missing = {kind: used[kind] - allowed[kind] for kind in used}
+    assert not any(missing.values()), f'the policy lacks {missing}'
+    idle = {kind: allowed[kind] - used[kind] for kind in used}
+    idle = {kind: {n for n in names if not n.endswith(SOMETIMES)} for kind, names in idle.items()}
+    assert not any(idle.values()), f'the node does not use {idle}'
+
+
+def change_everything(peer, images):
+    """Let the perception node read compressed images, and propose masks too."""
     for label in ('deactivate', 'cleanup'):
         request = ChangeState.Request(transition=Transition(label=label))
         assert call(peer, ChangeState, 'change_state', request).success
@@ -110,15 +113,68 @@ def test_the_policy_allows_what_the_running_node_does_and_nothing_else(launched,
     for label in ('configure', 'activate'):
         request = ChangeState.Request(transition=Transition(label=label))
         assert call(peer, ChangeState, 'change_state', request).success
-    spin(peer, lambda: has(peer, '/camera/image_raw/compressed', '/camera/camera_info'))
-    for kind, names in graph(peer).items():
-        used[kind] |= names
-    assert used.pop('request') == set()  # it calls nobody
-    allowed = policy()
-    missing = {kind: used[kind] - allowed[kind] for kind in used}
-    assert not any(missing.values()), f'the policy lacks {missing}'
-    idle = {kind: allowed[kind] - used[kind] - SOMETIMES for kind in used}
-    assert not any(idle.values()), f'the node does not use {idle}'
+    spin(peer, lambda: has(peer, 'dense_perception', *(f'{image}/compressed' for image in images)))
+
+
+@pytest.fixture
+def rig(tmp_path):
+    path = tmp_path / 'rig.yaml'
+    path.write_text(RIG)
+    return path
+
+
+@pytest.fixture
+def started(launched, tmp_path):
+    """Return a function that starts all three nodes, so that they use all that they may."""
+    parameters = tmp_path / 'free_space.yaml'
+    parameters.write_text(
+        '/**:\n  ros__parameters: {mounting: parameters, camera_height: 1.5, '
+        'least_confidence: 1}\n'
+    )
+    return lambda *arguments: launched(
+        'drone.launch.py',
+        *('use_sim_time:=true', 'device:=cpu', 'image_transport:=raw', 'mounting:=parameters'),
+        *('free_space:=true', f'free_space_params_file:={parameters}', *arguments),
+    )
+
+
+def used_by_all(peer, nodes, images):
+    """What each node of the enclaves uses, under all parameters together."""
+    for name in nodes:
+        last = {'dense_perception': images[-1], 'motion': '/imu'}.get(name, '/clock')
+        spin(peer, lambda name=name, last=last: has(peer, name, last, '/clock'))
+    settled = time.monotonic() + 1  # the rest of what each has
+    spin(peer, lambda: time.monotonic() > settled)
+    used = {name: graph(peer, name) for name in nodes}
+    change_everything(peer, images)
+    for kind, names in graph(peer, 'dense_perception').items():
+        used['dense_perception'][kind] |= names
+    return used
+
+
+def allowed_in(place):
+    """What the policy allows each node, by its name."""
+    enclaves = TOOL['rights'](ElementTree.parse(POLICY).getroot(), place)
+    return {path.strip('/'): rights for path, rights in enclaves.items()}
+
+
+def test_the_policy_allows_what_the_running_nodes_do_and_nothing_else(started, peer):
+    started()
+    allowed = allowed_in(TOOL['Place']())
+    assert set(allowed) == {'dense_perception', 'free_space', 'motion'}
+    used = used_by_all(peer, allowed, ['/camera/image_raw'])
+    for name, rights in allowed.items():
+        check(used[name], rights)
+
+
+def test_so_it_does_with_the_cameras_of_a_rig(started, peer, rig):
+    started(f'rig:={rig}', 'motion_camera:=left')
+    allowed = allowed_in(TOOL['Place'](tuple(TOOL['read_cameras'](rig)), motion_camera='left'))
+    nodes = {'dense_perception', 'free_space_front', 'free_space_left', 'motion'}
+    assert set(allowed) == nodes
+    used = used_by_all(peer, nodes, ['/front/image_raw', '/rear/rgb'])
+    for name, rights in allowed.items():
+        check(used[name], rights)
 
 
 @pytest.fixture
@@ -139,8 +195,8 @@ def secured(ros_environment, tmp_path):
 
 
 def start_of_a_participant(environment):
-    """What comes of a node in the node's enclave: nothing where all is well, else the error."""
-    code = 'import rclpy; rclpy.init(); rclpy.create_node("dense_perception"); rclpy.shutdown()'
+    """What comes of a node in the enclave of the environment: nothing, or the error."""
+    code = 'import rclpy; rclpy.init(); rclpy.create_node("some_node"); rclpy.shutdown()'
     done = subprocess.run(
         [sys.executable, '-c', code], env=environment, capture_output=True, text=True, check=False
     )
@@ -150,9 +206,10 @@ def start_of_a_participant(environment):
 NO_SECURITY = "This Fast DDS version doesn't have the security libraries"
 
 
-def test_ros_takes_the_keystore_of_the_tool_as_far_as_its_middleware_goes(secured):
+@pytest.mark.parametrize('enclave', ['/dense_perception', '/free_space', '/motion'])
+def test_ros_takes_the_keystore_of_the_tool_as_far_as_its_middleware_goes(secured, enclave):
     # Without an enclave of this name, or with a file less, ROS 2 would say so instead.
-    error = start_of_a_participant(secured)
+    error = start_of_a_participant(secured | {'ROS_SECURITY_ENCLAVE_OVERRIDE': enclave})
     assert not error or NO_SECURITY in error
 
 
@@ -179,9 +236,9 @@ def test_a_stranger_reads_labels_and_injects_images_only_where_there_is_no_secur
     with log.open('wb') as output:
         node = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
     try:
-        spin(peer, lambda: 'active; listening' in log.read_text() or node.poll(), timeout_s=60)
+        spin(peer, lambda: 'active; listening' in log.read_text() or node.poll(), timeout_s=120)
         image = Image(height=48, width=64, encoding='rgb8', step=192, data=bytes(48 * 192))
-        deadline = time.monotonic() + (20 if unprotected else 5)
+        deadline = time.monotonic() + (60 if unprotected else 5)
         while not labels and time.monotonic() < deadline:
             camera.publish(image)
             peer.executor.spin_once(timeout_sec=0.1)

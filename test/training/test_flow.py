@@ -126,3 +126,13 @@ def test_best_weights_are_written_with_their_scores(scenes, tmp_path):
     torch.testing.assert_close(loaded.conv1[0].weight, network.conv1[0].weight, atol=1e-3, rtol=0)
     assert card.notes['scores'] == {'chairs_epe_px': 1.5}
     assert card.notes['recipe']['width'] == 0.0625
+
+
+def test_blur_of_the_recipe_changes_images_and_no_flow(scenes):
+    sharp = scenes.batch(np.random.default_rng(1), 3)
+    scenes.recipe = replace(scenes.recipe, blur=1.0)
+    blurred = scenes.batch(np.random.default_rng(1), 3)
+    assert torch.equal(sharp.flow, blurred.flow)
+    for name in ('first', 'second'):
+        for one, two in zip(getattr(sharp, name), getattr(blurred, name), strict=True):
+            assert not torch.equal(one, two)

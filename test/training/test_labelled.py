@@ -66,6 +66,14 @@ def initial_of(network, label_set='', **arguments):
     return Initial('start', card.build().state_dict(), card.preprocessing, card)
 
 
+def test_blur_of_the_recipe_changes_images_and_no_labels(pictures):
+    sharp, blurred = (
+        scenes(pictures, blur=blur).batch(np.random.default_rng(1), 4) for blur in (0.0, 1.0)
+    )
+    assert torch.equal(sharp.labels, blurred.labels)
+    assert not torch.equal(sharp.images, blurred.images)  # some crops have one colour alone
+
+
 # The others have the layers of these.
 QUICK = ('front_end', 'front_end_context', 'fcn32s')
 

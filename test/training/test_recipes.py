@@ -8,6 +8,7 @@ from dense_perception.training.segmentation import SegmentationRecipe
 import pytest
 
 CONFIG = Path(__file__).parents[2] / 'config'
+RECIPES = sorted(CONFIG.glob('training_*.yaml'))
 KINDS = {
     'flownet': FlowRecipe,
     'deep_mask': MasksRecipe,
@@ -22,7 +23,7 @@ def recipe(name):
 
 
 def test_every_recipe_can_be_read():
-    names = [path.stem.removeprefix('training_') for path in CONFIG.glob('training_*.yaml')]
+    names = [path.stem.removeprefix('training_') for path in RECIPES]
     assert len(names) >= 12
     for name in names:
         assert recipe(name).steps >= 100
@@ -68,3 +69,11 @@ def test_flownet_halves_its_rate_three_times():
     assert rates == pytest.approx([1e-4, 1e-4, 5e-5, 2.5e-5, 1.25e-5])
     corr = recipe('flownet_corr_short')
     assert learning_rate_at(4_999, corr) == pytest.approx(5e-5)
+
+
+def test_recipes_of_today_blur_and_those_of_papers_and_shipped_weights_do_not():
+    found = {path.stem: recipe(path.stem.removeprefix('training_')) for path in RECIPES}
+    blurred = {name for name, settings in found.items() if getattr(settings, 'blur', 0.0)}
+    assert blurred == {'training_cityscapes', 'training_fine_tune'}
+    assert SegmentationRecipe.from_yaml(CONFIG / 'segmentation.yaml').blur == 0
+    assert FlowRecipe.from_yaml(CONFIG / 'flow.yaml').blur == 0

@@ -7,11 +7,12 @@ from dense_perception.metrics.segmentation import ConfusionMatrix
 from dense_perception.networks.context import FrontEndContext
 from dense_perception.predictors.device import choose_placement
 from dense_perception.predictors.segmenter import Segmenter
+from dense_perception.training.labelling import class_weights
 from dense_perception.training.loop import Task, TrainingLoop
 from dense_perception.training.losses import segmentation_loss
 from dense_perception.training.samples import Samples
 from dense_perception.training.schedule import LoopSettings
-from dense_perception.training.segmentation import class_weights, RoadScenes, SegmentationRecipe
+from dense_perception.training.segmentation import RoadScenes, SegmentationRecipe
 from dense_perception.weights.checkpoint import Card, Preprocessing
 import numpy as np
 import pytest
