@@ -66,7 +66,7 @@ class Sample:
     """The node at one moment."""
 
     time_s: float  # since the first sample
-    memory_mib: float  # resident
+    memory_mib: float  # resident and its own: the middleware's shared segment fills up to its size
     threads: int
     descriptors: int
     subscribers: int  # of this tool
@@ -104,6 +104,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failures += [failure] if failure else []
     print(f'soak: {"; ".join(failures) or "steady"}; results in {options.out}')
     return 1 if failures else 0
+
+
+def _own_memory(process: psutil.Process) -> int:
+    """Return the bytes of a process that no file and no other process stands behind."""
+    memory = process.memory_info()
+    return int(memory.rss - memory.shared)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -226,7 +232,7 @@ def _look(node: psutil.Process, soak: Soak, time_s: float, fault: str) -> Sample
         with node.oneshot():
             sample = Sample(
                 time_s=time_s,
-                memory_mib=node.memory_info().rss / 2**20,
+                memory_mib=_own_memory(node) / 2**20,
                 threads=node.num_threads(),
                 descriptors=node.num_fds(),
                 subscribers=soak.visitors,
