@@ -169,6 +169,10 @@ class SharpMask(DeepMask):
         # Masks that begin far from 0 push all of the last two channels below it, for good.
         nn.init.normal_(self.start.weight, std=0.01)
         nn.init.normal_(self.final.weight, std=0.01)
+        # Most pixels are background. While the mask learns that, channels that raise it sink below
+        # 0 for good; those that lower it rise, so half of them do.
+        with torch.no_grad():
+            self.final.weight.abs_()[:, ::2].neg_()
 
     def refinement(self) -> list[nn.Module]:
         """Return the layers that DeepMask does not have; they are trained after it."""

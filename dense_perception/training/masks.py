@@ -118,6 +118,7 @@ class ObjectWindows:
         :raises SettingError: SharpMask is given none.
         :raises WeightsError: they are not of a DeepMask of the recipe's width and trunk.
         """
+        torch.manual_seed(self.recipe.seed)
         network = self.card.build()
         if not isinstance(network, SharpMask):
             return network

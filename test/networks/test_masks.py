@@ -197,3 +197,9 @@ def test_statistics_of_batch_normalisation_are_folded_into_scale_and_shift():
 def test_tensors_that_are_no_resnet50_are_refused_with_what_is_missing():
     with pytest.raises(WeightsError, match='missing conv1.weight, .*bn1.running_var'):
         convert_resnet50({'features.0.weight': torch.zeros(1)})
+
+
+def test_half_of_the_last_channels_of_sharp_mask_begin_by_lowering_the_mask():
+    weight = SharpMask('compact').final.weight
+    assert (weight[:, ::2] < 0).all()
+    assert (weight[:, 1::2] > 0).all()
