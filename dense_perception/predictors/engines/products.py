@@ -142,18 +142,20 @@ def choose_convolutions(
 
 def _rectified(traced: fx.GraphModule) -> dict[str, bool]:
     """Take the ReLUs behind convolutions out; return which convolution had one."""
+    calls: dict[str, list[fx.Node]] = {}  # a layer may be called more than once
+    for node in traced.graph.nodes:
+        if node.op == 'call_module' and isinstance(
+            traced.get_submodule(str(node.target)), nn.Conv2d
+        ):
+            calls.setdefault(str(node.target), []).append(node)
     found: dict[str, bool] = {}
-    for node in list(traced.graph.nodes):
-        if node.op != 'call_module':
-            continue
-        if not isinstance(traced.get_submodule(str(node.target)), nn.Conv2d):
-            continue
-        users = list(node.users)
-        rectify = len(users) == 1 and users[0].target is torch.relu
-        if rectify:
-            users[0].replace_all_uses_with(node)
-            traced.graph.erase_node(users[0])
-        found[str(node.target)] = rectify
+    for name, nodes in calls.items():
+        users = [list(node.users) for node in nodes]
+        found[name] = all(len(own) == 1 and own[0].target is torch.relu for own in users)
+        if found[name]:
+            for node, (user,) in zip(nodes, users, strict=True):
+                user.replace_all_uses_with(node)
+                traced.graph.erase_node(user)
     traced.recompile()
     for name, rectify in found.items():
         layer = traced.get_submodule(name)

@@ -77,3 +77,18 @@ def test_network_of_two_images_is_one_too():
     chosen = choose_convolutions(network, *pair, time_of=lambda *_: 0.0)
     with torch.inference_mode():
         torch.testing.assert_close(chosen(*pair), network(*pair), rtol=1e-4, atol=1e-4)
+
+
+def test_layer_that_is_called_twice_is_rectified_where_it_was():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Conv2d(3, 3, 3, padding=1)
+
+        def forward(self, images):
+            return self.layer(torch.relu(self.layer(images)))
+
+    network, images = Twice().eval(), torch.randn(1, 3, 8, 8)
+    chosen = choose_convolutions(network, images, time_of=lambda *_: 0.0)
+    with torch.inference_mode():
+        torch.testing.assert_close(chosen(images), network(images))
