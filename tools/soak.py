@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 import psutil  # type: ignore[import-untyped]  # has no stubs
 import rclpy
-from rclpy.executors import SingleThreadedExecutor
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from scipy.stats import theilslopes
 from soak_faults import child, FAULTS, put_in, resume, Soak
 from soak_picture import Axis, draw, Strip
@@ -153,7 +153,11 @@ def _run(options: argparse.Namespace) -> tuple[list[Sample], str]:
             node = _wait_for_node(executor, soak, launch)
             if node is None:
                 return [], 'no labels came'
-            return _sample(options, executor, soak, launch, node)
+            samples: list[Sample] = []
+            try:
+                return samples, _sample(options, executor, soak, launch, node, samples)
+            except (KeyboardInterrupt, ExternalShutdownException):  # what there is counts
+                return samples, f'stopped by hand, of {options.minutes:g} minutes'
     finally:
         executor.shutdown()
         soak.destroy_node()
@@ -196,9 +200,9 @@ def _sample(
     soak: Soak,
     launch: psutil.Popen,
     node: psutil.Process,
-) -> tuple[list[Sample], str]:
-    """Look once a second, and put the faults in on the way."""
-    samples: list[Sample] = []
+    samples: list[Sample],
+) -> str:
+    """Add a sample a second, and put the faults in on the way; returns why it ended early."""
     start_s = time.monotonic()
     next_fault_s, next_minute_s = options.fault_period, 60.0
     faults, labels_before = 0, soak.labels
@@ -211,19 +215,19 @@ def _sample(
         _spin(executor, 1 - (time.monotonic() - start_s - now_s))
         sample = _look(node, soak, time.monotonic() - start_s, name)
         if sample is None:
-            return samples, f'the node died after {now_s:.0f} s, after {name or "no fault"}'
+            return f'the node died after {now_s:.0f} s, after {name or "no fault"}'
         samples.append(sample)
         if sample.time_s >= next_minute_s:
             next_minute_s += 60
             if soak.labels == labels_before:
-                return samples, f'no labels in the minute before {sample.time_s:.0f} s'
+                return f'no labels in the minute before {sample.time_s:.0f} s'
             labels_before = soak.labels
             print(
                 f'{sample.time_s:6.0f} s  {sample.memory_mib:8.1f} MiB  '
                 f'{sample.threads} threads  {sample.descriptors} descriptors  {faults} faults',
                 flush=True,
             )
-    return samples, ''
+    return ''
 
 
 def _look(node: psutil.Process, soak: Soak, time_s: float, fault: str) -> Sample | None:

@@ -22,7 +22,7 @@ OUTPUTS = ('labels', 'confidence', 'labels_color', 'flow', 'flow_color')
 LOST_S = 3.0  # that a camera stays away; longer than the node's silence_warning_s
 STOPPED_S = 5.0  # that the node's process is stopped
 INACTIVE_S = 2.0
-TRANSITION_S = 60.0  # longest wait for a transition
+TRANSITION_S = 30.0  # longest wait for the answer to a transition
 
 
 class Soak(Node):
@@ -171,12 +171,20 @@ def put_in(name: str, soak: Soak, launch: psutil.Popen, spin: Callable[[float], 
 
 
 def _change(soak: Soak, spin: Callable[[float], None], *labels: str) -> None:
-    """Ask for transitions one after the other, each once the one before is over."""
+    """
+    Ask for transitions one after the other, each once the one before is over.
+
+    An answer can be lost on a busy machine. Then the same is asked once more: of a transition that
+    has happened the node says that it cannot happen again.
+    """
     for label in labels:
-        answer = soak.change_state(label)
-        deadline = time.monotonic() + TRANSITION_S
-        while not answer.done() and time.monotonic() < deadline:
-            spin(0.05)
+        for _ in range(2):
+            answer = soak.change_state(label)
+            deadline = time.monotonic() + TRANSITION_S
+            while not answer.done() and time.monotonic() < deadline:
+                spin(0.05)
+            if answer.done():
+                break
 
 
 def child(launch: psutil.Popen, name: str) -> psutil.Process | None:
