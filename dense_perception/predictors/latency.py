@@ -11,6 +11,7 @@ WINDOW = 30  # frames that a judgement looks at
 FEWEST = 10  # frames since a change that a step down needs
 PATIENCE = 60  # frames on a rung before a better one is tried; doubled by each that failed
 MOST_PATIENCE = 1920  # a minute at 30 frames a second
+UNLIMITED_S = 1e18  # seconds; a limit that results of any age hold
 ROOM = 0.8  # share of the limit that a better rung must be expected to hold
 _QUANTILE = 0.95
 _ALWAYS = 0.6  # share of a frame's age that is the same when the network labels fewer frames
@@ -45,6 +46,8 @@ LADDER = (
     Rung(0.5, 2),
     Rung(0.5, 3),
 )
+# For where memory is short: carrying labels along flow saves none.
+SMALLER = tuple(rung for rung in LADDER if rung.keyframe_interval == 1)
 
 
 class Deadline:
@@ -54,7 +57,8 @@ class Deadline:
     Age is what a frame waited and what the networks took. Where the 95th percentile of recent
     ages is above the limit, the best rung that is expected to hold it is taken at once. Where
     there is room, the next better one is tried, but only after a while, and after a longer one if
-    the last try failed: so settings never swing from frame to frame.
+    the last try failed: so settings never swing from frame to frame. Where memory is short, a
+    smaller input is taken at once, and a larger one is tried in the same way.
     """
 
     def __init__(
@@ -89,6 +93,8 @@ class Deadline:
         self._frames = 0  # since the newest change
         self._patience = PATIENCE
         self._tried = False  # whether the newest change was a step up
+        self.short = False  # whether the rung is what memory allowed, rather than the limit
+        self.starved = False  # whether memory is short even for the smallest input
         self.reason = f'{self.rung}: nothing has been measured yet'
 
     @property
@@ -115,6 +121,7 @@ class Deadline:
             raise SettingError(
                 f'wait is {wait_s} s, inference {inference_s} s; both must be 0 or more'
             )
+        self.starved = False
         self._ages.append(age)
         self._frames += 1
         if self._tried and self._frames >= self._patience:
@@ -127,6 +134,24 @@ class Deadline:
         if self._at and self._frames >= self._patience and self._room(late):
             return self._step_up(late)
         return False
+
+    def make_room(self, error: str) -> bool:
+        """
+        Take a smaller input, as memory was short for this one.
+
+        :param error: what was short, in words.
+        :returns: whether there is a smaller one; `reason` says what was chosen and why.
+        """
+        self.short = True
+        rungs = range(self._at + 1, len(self.ladder))
+        smaller = [at for at in rungs if self.ladder[at].scale < self.rung.scale]
+        if not smaller:
+            self.starved = True
+            self.reason = f'{self.rung}: the smallest there is, but memory is short: {error}'
+            return False
+        self._change(smaller[0], tried=False)
+        self.reason = f'{self.rung}: memory was short for more: {error}'
+        return True
 
     def _late_s(self) -> float:
         """Return the 95th percentile of recent ages."""
@@ -147,8 +172,6 @@ class Deadline:
         return expected <= ROOM * self.max_latency_s
 
     def _step_down(self, late: float) -> bool:
-        if self._tried:
-            self._patience = min(2 * self._patience, MOST_PATIENCE)
         if self._at == len(self.ladder) - 1:
             self.reason = (
                 f'{self.rung}: the cheapest there is, though 95 of 100 results are up to '
@@ -157,6 +180,7 @@ class Deadline:
             return False
         affordable = self._costs[self._at] * self.max_latency_s / late
         self._change(self._best_within(affordable, self._at + 1), tried=False)
+        self.short = False
         self.reason = (
             f'{self.rung}: results were up to {1e3 * late:.0f} ms old, more than '
             f'{1e3 * self.max_latency_s:.0f} ms'
@@ -165,6 +189,7 @@ class Deadline:
 
     def _step_up(self, late: float) -> bool:
         self._change(self._at - 1, tried=True)
+        self.short = self.short and self.rung.scale < self.ladder[0].scale
         self.reason = (
             f'{self.rung}: results were at most {1e3 * late:.0f} ms old, which leaves room below '
             f'{1e3 * self.max_latency_s:.0f} ms'
@@ -172,5 +197,7 @@ class Deadline:
         return True
 
     def _change(self, at: int, *, tried: bool) -> None:
+        if self._tried and not tried:  # the step up has failed
+            self._patience = min(2 * self._patience, MOST_PATIENCE)
         self._at, self._frames, self._tried = at, 0, tried
         self._ages.clear()

@@ -6,6 +6,7 @@ images, never latency. An image that cannot be used costs itself, and is told in
 `/diagnostics`.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from threading import Thread
@@ -68,7 +69,7 @@ class Input:
     other_quality: str = ''  # what a publisher offers otherwise than asked
 
 
-class Consumer(Node):
+class Consumer(ABC, Node):
     """
     Node that works on the newest image, in a thread of its own from `start` to `close`.
 
@@ -99,6 +100,7 @@ class Consumer(Node):
         self._latest: Latest[Any] = Latest()
         self._thread = Thread(target=self._work, name=name)
 
+    @abstractmethod
     def process(self, job: Any) -> None:
         """
         Work on what was handed over, in the thread.
@@ -106,7 +108,6 @@ class Consumer(Node):
         :raises InputError: it cannot be used.
         :raises Waiting: it cannot be used yet.
         """
-        raise NotImplementedError
 
     def check_settings(self, settings: 'dict[type[Settings], Any]') -> None:
         """

@@ -1,11 +1,13 @@
 """The thread that runs the networks on the newest images."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from threading import Thread
 import traceback
 from typing import Any, TypeVar
 
 from dense_perception.errors import InputError
+from dense_perception.predictors.flow_features import KeptFeatures
+from dense_perception.predictors.latency import Deadline, SMALLER, UNLIMITED_S
 from dense_perception.predictors.segmenter import Segmentation
 from dense_perception.ros.camera import Camera, CameraMessage
 from dense_perception.ros.diagnostics import explain
@@ -17,6 +19,7 @@ from dense_perception.ros.pipeline import Pipeline
 from dense_perception.ros.predictions import Predictions
 from rclpy.node import Node
 from rclpy.time import Time
+import torch
 
 Result = TypeVar('Result')
 
@@ -27,7 +30,7 @@ class Inference:
 
     Runs in a thread of its own from `start` to `stop`, and once. Each round serves every camera
     that has an image, so that none waits for another that sends more. What goes wrong with an
-    image costs that image alone.
+    image costs that image alone; where memory was short for it, the next ones are made smaller.
     """
 
     def __init__(self, node: Node, pipeline: Pipeline) -> None:
@@ -69,6 +72,7 @@ class Inference:
             for camera, message in waiting.items()
             if (frame := self._attempt(camera, self._read, camera, message))
         ]
+        self._resize_flow(frames)
         labels = self._predictions.labels(
             [frame for frame in frames if frame.wants(*LABEL_OUTPUTS)]
         )
@@ -89,7 +93,34 @@ class Inference:
         # a library that calls sys.exit, which would end this thread without a word.
         except BaseException as error:  # noqa: BLE001
             self._blame(camera, error)
+            shortage = explain(error) if _is_shortage(error) else ''
+        if shortage:  # no longer with the error, which holds what the network was working on
+            self._make_room(camera, shortage)
         return None
+
+    def _make_room(self, camera: Camera, shortage: str) -> None:
+        """Let networks take smaller images from now on, if there are any."""
+        pipeline = self._pipeline
+        if pipeline.deadline is None:
+            pipeline.deadline = Deadline(UNLIMITED_S, SMALLER)
+        pipeline.deadline.make_room(shortage)
+        if pipeline.flow_estimator is not None:
+            pipeline.flow_estimator.features = KeptFeatures()
+        torch.cuda.empty_cache()  # of use to other processes, and where memory is in pieces
+        self._warn(camera, f'labels and flow: {pipeline.deadline.reason}', 1.0)
+
+    def _resize_flow(self, frames: Sequence[Frame]) -> None:
+        """Give flow the share of its width that memory allows."""
+        estimator, deadline = self._pipeline.flow_estimator, self._pipeline.deadline
+        if estimator is None or deadline is None or not frames:
+            return
+        width = self._pipeline.settings.flow_width
+        if deadline.short:
+            columns = width or min(frame.image.shape[1] for frame in frames)
+            width = max(1, round(columns * deadline.rung.scale))
+        if width != estimator.width:
+            # Features are known by their image alone, and of the size before.
+            estimator.width, estimator.features = width, KeptFeatures()
 
     def _blame(self, camera: Camera, error: BaseException) -> None:
         """Count the image of a camera as bad, and say why."""
@@ -147,7 +178,8 @@ class Inference:
             self._publish_camera_info(frame)
         now, stamp = self._node.get_clock().now(), Time.from_msg(frame.header.stamp)
         frame.camera.statistics.count_processed((now - stamp).nanoseconds / 1e9)
-        if frame.wants(*LABEL_OUTPUTS):
+        deadline = self._pipeline.deadline
+        if frame.wants(*LABEL_OUTPUTS) or (deadline and deadline.short):
             self._keep_deadline((began - stamp).nanoseconds / 1e9, (now - began).nanoseconds / 1e9)
 
     def _keep_deadline(self, wait_s: float, inference_s: float) -> None:
@@ -166,3 +198,9 @@ class Inference:
         except InputError as error:
             frame.camera.statistics.note_error(str(error))
             self._warn(frame.camera, str(error), 5.0)
+
+
+def _is_shortage(error: BaseException) -> bool:
+    """Whether memory of a device or of the computer was short; torch has no type for the latter."""
+    typed = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return typed or "can't allocate memory" in str(error)

@@ -1,5 +1,6 @@
 """What recipes have in common that train on scenes: samples, a seeded start and a weights file."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ class SceneSettings(LoopSettings):
     blur: float = setting(0.0, 'share of the samples that are blurred a little', low=0.0, high=1.0)
 
 
-class Scenes(Generic[Recipe]):
+class Scenes(ABC, Generic[Recipe]):
     """Draw samples for a network, and write the weights that come of them."""
 
     best: str  # the score by which the best weights are kept
@@ -68,6 +69,7 @@ class Scenes(Generic[Recipe]):
             unreadable=self.unreadable,
         )
 
+    @abstractmethod
     def batch(
         self, random: np.random.Generator, size: int, places: Sequence[int] | None = None
     ) -> Any:
@@ -77,27 +79,26 @@ class Scenes(Generic[Recipe]):
         :param size: of the whole batch.
         :param places: those that are wanted; None for all.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def normalizer(self, part: Any) -> Tensor:
         """Return what the loss of a batch divides by, of a part of it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def loss(self, network: nn.Module, part: Any, total: Tensor) -> Tensor:
         """
         Return what a part of a batch adds to its loss.
 
         :param total: `normalizer` of the batch.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def evaluate(self, network: nn.Module) -> dict[str, float]:
         """Return the scores of a network on what nothing trains on."""
-        raise NotImplementedError
 
+    @abstractmethod
     def unreadable(self) -> int:
         """Return how many samples could not be read so far."""
-        raise NotImplementedError
 
     def save(self, path: Path, network: nn.Module, scores: Mapping[str, float]) -> None:
         """Write a weights file; its card holds the recipe and the scores."""

@@ -31,7 +31,7 @@ class Cache:
         try:
             record = json.loads((entry / _RECORD).read_text(encoding='utf-8'))
             whole = record == {'key': key, 'files': _hashes(entry)}
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):  # the last: of a record that nests deeply
             return None
         return entry if whole else None
 

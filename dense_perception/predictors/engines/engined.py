@@ -90,14 +90,16 @@ class Engined(nn.Module):
         sizes = tuple(tuple(value.shape[1:]) for value in inputs)
         ready = self._of(sizes)
         if ready and ready.choice:
+            name = ready.choice.name
             try:
                 output = _one_by_one(ready.choice.engine, inputs)
             # Each library has exceptions of its own; memory may be short, a device lost.
             except Exception as error:  # noqa: BLE001
-                self._give_up(ready, f'{ready.choice.name} failed: {first_line(error)}')
+                reason = f'{name} failed: {first_line(error)}'
             else:
-                self.running = ready.choice.name
+                self.running = name
                 return output
+            self._give_up(ready, reason)
         elif ready and not ready.given_up and not ready.builder:
             self._collect(sizes, ready, inputs)
         self.running = f'torch, {self._networks[1].placement}'
@@ -154,15 +156,16 @@ class Engined(nn.Module):
                 seconds=settings.engine_timing_s,
             )
         except DensePerceptionError as error:
-            self._give_up(ready, str(error))
-            return
+            reason = str(error)
         # Files, memory, a device: none of them may cost more than the engine.
         except Exception as error:  # noqa: BLE001
-            self._give_up(ready, f'no engine: {first_line(error)}')
+            reason = f'no engine: {first_line(error)}'
+        else:
+            ready.samples.clear()
+            ready.choice = choice
+            self._say(f'{choice.name} for {_text(sizes)}')
             return
-        ready.samples.clear()
-        ready.choice = choice
-        self._say(f'{choice.name} for {_text(sizes)}')
+        self._give_up(ready, reason)
 
     def _task(self, sizes: Sizes, ready: _Ready) -> Task:
         margin = int(getattr(self, 'margin', 0))
@@ -183,6 +186,7 @@ class Engined(nn.Module):
         )
 
     def _give_up(self, ready: _Ready, reason: str) -> None:
+        """Leave a size to torch; not while an error is handled, which would hold the engine."""
         ready.choice, ready.given_up = None, True
         ready.samples.clear()
         if self._networks[1].placement.device.type == 'cuda':
