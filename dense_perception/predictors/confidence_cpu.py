@@ -142,23 +142,33 @@ def _raise_powers(block: Floats, cells: Any, down: Any, across: Floats, powers: 
 
 @inlined
 def _add_class(
-    cells: Any, powers: Floats, size: tuple[Any, Any], total: Floats, best: Floats, mixed: Any
+    cells: Any, powers: Floats, size: tuple[Any, Any], sums: tuple[Floats, ...], mixed: Any
 ) -> None:
-    """Add a class's exponentials at all pixels of a block of cells."""
+    """
+    Add a class's exponentials at all pixels of a block of cells.
+
+    Loops run over a whole column of pixels of all cells: short ones cost more than what they do.
+    """
+    total, best, value, factor = sums
     height, width = size
-    value, factor = powers[4], powers[5]
-    for column in range(width):
+    for cell in range(cells):
+        value[cell], factor[cell] = powers[0, cell], powers[1, cell]
+    for row in range(1, height):
+        values, factors = value[row * cells :], factor[row * cells :]
+        values_above, factors_above = value[(row - 1) * cells :], factor[(row - 1) * cells :]
         for cell in range(cells):
-            value[cell], factor[cell] = powers[0, cell], powers[2, cell]
-            powers[0, cell] *= powers[1, cell]
-            powers[2, cell] *= powers[3, cell]
-        for row in range(column * height, (column + 1) * height):
-            if mixed:
-                for cell in range(cells):
-                    best[row, cell] = max(best[row, cell], value[cell])
-            for cell in range(cells):
-                total[row, cell] += value[cell]
-                value[cell] *= factor[cell]
+            values[cell] = values_above[cell] * powers[2, cell]
+            factors[cell] = factors_above[cell] * powers[3, cell]
+    many = height * cells
+    for column in range(width):
+        # Slices, as vectors are made only of loops whose places are known not to be negative.
+        total_there, best_there = total[column * many :], best[column * many :]
+        if mixed:
+            for place in range(many):
+                best_there[place] = max(best_there[place], value[place])
+        for place in range(many):
+            total_there[place] += value[place]
+            value[place] *= factor[place]
 
 
 @compiled
@@ -170,39 +180,45 @@ def _rate_block(
     across: Floats,
     size: tuple[int, int],
     mixed: bool,
-    space: tuple[Floats, Floats, Floats],
+    space: tuple[Floats, ...],
     share: Confidence,
-) -> None:
+) -> int:
     """
     Rate all pixels of a block of cells.
 
-    :param share: (height * width, cells) receives it.
+    :param share: (width * height * cells,) receives it, column by column of pixels.
+    :returns: how many cells that are, some more than are filled.
     """
-    total, best, powers = space
+    total, best, value, factor, powers = space
     height, width = size
     cells = -(-filled // _LANES) * _LANES
-    total[: height * width] = 0
-    best[: height * width] = 0 if mixed else 1
+    many = height * width * cells
+    total[:many] = 0
+    best[:many] = 0 if mixed else 1
+    sums = total, best, value, factor
     for index in range(kept.size):
         if kept[index]:
             _raise_powers(block[index], cells, down, across, powers)
-            _add_class(cells, powers, size, total, best, mixed)
-    for column in range(width):
-        for row in range(height):
-            place, target = column * height + row, row * width + column
-            for cell in range(cells):
-                part = _FULL * best[place, cell] / total[place, cell]
-                share[target, cell] = np.uint8(np.int32(part + _HALF))
+            _add_class(cells, powers, size, sums, mixed)
+    for place in range(many):
+        share[place] = np.uint8(np.int32(_FULL * best[place] / total[place] + _HALF))
+    return cells
 
 
 @inlined
 def _pack(
-    share: Confidence, cells: Any, filled: Any, size: tuple[int, int], packed: Any, words: Any
+    share: Confidence,
+    of_block: Any,
+    cells: Any,
+    filled: Any,
+    size: tuple[int, int],
+    packed: Any,
+    words: Any,
 ) -> None:
     """
     Put the pixels of a block's cells into words of eight, side by side as in the image.
 
-    :param share: (height * width, cells).
+    :param share: (width * height * of_block,).
     :param cells: numbers of the block's cells in the row.
     :param size: rows and columns of pixels, of the widest cell.
     :param words: (rows, columns / 8, cells of the row) uint64; `packed` is working space.
@@ -212,46 +228,57 @@ def _pack(
         for first in range(0, width, 8):
             packed[:] = 0
             for column in range(first, min(first + 8, width)):
-                place, shift = row * width + column, np.uint64(8 * (column - first))
-                for cell in range(packed.size):
-                    packed[cell] |= np.uint64(share[place, cell]) << shift
+                place, shift = (column * height + row) * of_block, np.uint64(8 * (column - first))
+                part = share[place:]
+                for cell in range(of_block):
+                    packed[cell] |= np.uint64(part[cell]) << shift
             for cell in range(filled):
                 words[row, first // 8, cells[cell]] = packed[cell]
 
 
+@compiled
+def _runs(lefts: Integers, widths: Integers, groups: int) -> Integers:
+    """
+    Find what lies side by side in a row of words and in a row of pixels.
+
+    :param lefts: (cells,) first pixel of each, `widths`: how many there are.
+    :param groups: words of the widest cell.
+    :returns: (runs, 4) group of words, first cell, first pixel and the one after the last.
+    """
+    found, count = np.empty((groups * lefts.size, 4), np.int32), 0
+    for group in range(groups):
+        for cell in range(lefts.size):
+            first = lefts[cell] + 8 * group
+            end = first + max(min(widths[cell] - 8 * group, 8), 0)
+            last = found[count - 1]
+            if (
+                cell
+                and last[0] == group
+                and last[3] == first
+                and first - last[2] == 8 * (cell - last[1])
+            ):
+                last[3] = end
+            else:
+                found[count, 0], found[count, 1] = group, cell
+                found[count, 2], found[count, 3] = first, end
+                count += 1
+    return found[:count]
+
+
 @inlined
-def _write(
-    octets: Confidence,
-    lefts: Integers,
-    widths: Integers,
-    top: Any,
-    height: Any,
-    confidence: Confidence,
-) -> None:
+def _write(octets: Confidence, runs: Integers, top: Any, height: Any, confidence: Any) -> None:
     """
     Write rows of pixels.
 
     :param octets: (rows, columns / 8, 8 * cells) what `_pack` made.
-    :param lefts: (cells,) first pixel of each, `widths`: how many there are.
+    :param runs: as `_runs` finds them.
     """
     for row in range(height):
-        for group in range(octets.shape[1]):
-            cell = 0
-            while cell < lefts.size:
-                begin, first = cell, lefts[cell] + 8 * group
-                end = first + max(min(widths[cell] - 8 * group, 8), 0)
-                cell += 1
-                # Whole words that lie side by side are written together.
-                while (
-                    cell < lefts.size
-                    and end - first == 8 * (cell - begin)
-                    and lefts[cell] + 8 * group == end
-                ):
-                    end += max(min(widths[cell] - 8 * group, 8), 0)
-                    cell += 1
-                target, source = confidence[top + row, first:end], octets[row, group, 8 * begin :]
-                for pixel in range(target.size):
-                    target[pixel] = source[pixel]
+        for run in range(len(runs)):
+            group, cell, first, end = runs[run]
+            target, source = confidence[top + row, first:end], octets[row, group, 8 * cell :]
+            for pixel in range(target.size):
+                target[pixel] = source[pixel]
 
 
 @inlined
@@ -332,12 +359,14 @@ def rate_rows(
     across = np.zeros((2, _BLOCK), np.float32)
     members, columns_of = np.zeros(_BLOCK, np.int32), np.zeros(_BLOCK, np.int32)
     most = row_count.max(), count.max()
-    pixels = most[0] * most[1], _BLOCK
+    pixels, rows_of = most[0] * most[1] * _BLOCK, most[0] * _BLOCK
     total, best = np.empty(pixels, np.float32), np.empty(pixels, np.float32)
-    space = total, best, np.zeros((6, _BLOCK), np.float32)
+    value, factor = np.empty(rows_of, np.float32), np.empty(rows_of, np.float32)
+    space = total, best, value, factor, np.zeros((4, _BLOCK), np.float32)
     share, packed = np.empty(pixels, np.uint8), np.empty(_BLOCK, np.uint64)
     words = np.empty((most[0], -(-most[1] // 8), score.size), np.uint64)
     octets = words.view(np.uint8)
+    runs = _runs(place, count, words.shape[1])
     for stretch in range(row_score.size):
         row = row_score[stretch]
         if row < first or row >= last:
@@ -364,10 +393,10 @@ def rate_rows(
             if filled == _BLOCK or (filled and cell == score.size - 1):
                 _gather(planes, rows, own, columns_of, filled, least, block, kept)
                 size = (height, widest)
-                _rate_block(block, kept, filled, down, across, size, mixed, space, share)
-                _pack(share, members, filled, size, packed, words)
+                cells = _rate_block(block, kept, filled, down, across, size, mixed, space, share)
+                _pack(share, cells, members, filled, size, packed, words)
                 filled, mixed, widest = 0, False, 0
-        _write(octets, place, count, top, height, confidence)
+        _write(octets, runs, top, height, confidence)
         for cell in range(score.size if slow else 0):
             column = score[cell]
             if exponential and not _is_steep(found, column):
