@@ -36,6 +36,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from scipy.stats import theilslopes
 from soak_faults import child, FAULTS, put_in, resume, Soak
 from soak_picture import Axis, draw, Strip
+from soak_visitors import Visitors
 
 PROFILE = Path(__file__).parent.parent / 'config' / 'fastdds_large_images.xml'
 # What a quantity may grow by after the warm-up.
@@ -69,7 +70,7 @@ class Sample:
     memory_mib: float  # resident and its own: the middleware's shared segment fills up to its size
     threads: int
     descriptors: int
-    subscribers: int  # of this tool
+    subscribers: int  # that come and go
     age_p50_ms: float = np.nan
     age_p99_ms: float = np.nan
     received: float = np.nan
@@ -77,6 +78,16 @@ class Sample:
     dropped: float = np.nan
     bad: float = np.nan
     fault: str = ''  # put in since the last sample
+
+
+@dataclass(frozen=True)
+class Run:
+    """What takes part."""
+
+    executor: SingleThreadedExecutor
+    soak: Soak
+    visitors: Visitors
+    launch: psutil.Popen
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -150,14 +161,18 @@ def _run(options: argparse.Namespace) -> tuple[list[Sample], str]:
     arguments = [f'bag:={bag.resolve()}', 'loop:=true', *options.launch]
     try:
         with _launched(arguments, options.out / 'launch.log') as launch:
-            node = _wait_for_node(executor, soak, launch)
-            if node is None:
-                return [], 'no labels came'
+            visitors = Visitors(options.seed)
             samples: list[Sample] = []
+            run = Run(executor, soak, visitors, launch)
             try:
-                return samples, _sample(options, executor, soak, launch, node, samples)
+                node = _wait_for_node(run)
+                return samples, _sample(options, run, node, samples) if node else 'no labels came'
             except (KeyboardInterrupt, ExternalShutdownException):  # what there is counts
                 return samples, f'stopped by hand, of {options.minutes:g} minutes'
+            finally:
+                visitors.close()
+                if visitors.replaced:
+                    print(f'subscribers that hung and were replaced: {visitors.replaced}')
     finally:
         executor.shutdown()
         soak.destroy_node()
@@ -183,45 +198,41 @@ def _launched(arguments: list[str], log: Path) -> Iterator[psutil.Popen]:
             process.kill()
 
 
-def _wait_for_node(
-    executor: SingleThreadedExecutor, soak: Soak, launch: psutil.Popen
-) -> psutil.Process | None:
+def _wait_for_node(run: Run) -> psutil.Process | None:
     deadline = time.monotonic() + START_S
-    while not (soak.labels and soak.figures):
-        executor.spin_once(timeout_sec=0.2)
-        if time.monotonic() > deadline or launch.poll() is not None:
+    while not (run.visitors.labels and run.soak.figures):
+        run.executor.spin_once(timeout_sec=0.2)
+        run.visitors.look()
+        if time.monotonic() > deadline or run.launch.poll() is not None:
             return None
-    return child(launch, 'perception_node')
+    return child(run.launch, 'perception_node')
 
 
 def _sample(
-    options: argparse.Namespace,
-    executor: SingleThreadedExecutor,
-    soak: Soak,
-    launch: psutil.Popen,
-    node: psutil.Process,
-    samples: list[Sample],
+    options: argparse.Namespace, run: Run, node: psutil.Process, samples: list[Sample]
 ) -> str:
     """Add a sample a second, and put the faults in on the way; returns why it ended early."""
     start_s = time.monotonic()
     next_fault_s, next_minute_s = options.fault_period, 60.0
-    faults, labels_before = 0, soak.labels
+    faults = labels = 0
     while (now_s := time.monotonic() - start_s) < options.minutes * 60:
         name = ''
         if options.faults and now_s >= next_fault_s:
             name = options.faults[faults % len(options.faults)]
-            put_in(name, soak, launch, lambda seconds: _spin(executor, seconds))
+            put_in(name, run.soak, run.launch, lambda seconds: _spin(run.executor, seconds))
             faults, next_fault_s = faults + 1, now_s + options.fault_period
-        _spin(executor, 1 - (time.monotonic() - start_s - now_s))
-        sample = _look(node, soak, time.monotonic() - start_s, name)
+        _spin(run.executor, 1 - (time.monotonic() - start_s - now_s))
+        run.visitors.look()
+        labels += run.visitors.labels
+        sample = _look(node, run, time.monotonic() - start_s, name)
         if sample is None:
             return f'the node died after {now_s:.0f} s, after {name or "no fault"}'
         samples.append(sample)
         if sample.time_s >= next_minute_s:
             next_minute_s += 60
-            if soak.labels == labels_before:
+            if not labels:
                 return f'no labels in the minute before {sample.time_s:.0f} s'
-            labels_before = soak.labels
+            labels = 0
             print(
                 f'{sample.time_s:6.0f} s  {sample.memory_mib:8.1f} MiB  '
                 f'{sample.threads} threads  {sample.descriptors} descriptors  {faults} faults',
@@ -230,7 +241,7 @@ def _sample(
     return ''
 
 
-def _look(node: psutil.Process, soak: Soak, time_s: float, fault: str) -> Sample | None:
+def _look(node: psutil.Process, run: Run, time_s: float, fault: str) -> Sample | None:
     """Take a sample of a process, and of what it says of itself; None where it is gone."""
     try:
         with node.oneshot():
@@ -239,13 +250,13 @@ def _look(node: psutil.Process, soak: Soak, time_s: float, fault: str) -> Sample
                 memory_mib=_own_memory(node) / 2**20,
                 threads=node.num_threads(),
                 descriptors=node.num_fds(),
-                subscribers=soak.visitors,
+                subscribers=run.visitors.count,
                 fault=fault,
             )
     except psutil.NoSuchProcess:
         return None
     for key, column in FIGURES.items():
-        setattr(sample, column, float(soak.figures.get(key, 'nan')))
+        setattr(sample, column, float(run.soak.figures.get(key, 'nan')))
     return sample
 
 

@@ -18,7 +18,6 @@ from sensor_msgs.msg import CameraInfo, Image
 
 IMAGE, INFO = '/camera/image_raw', '/camera/camera_info'
 NODE = '/dense_perception'
-OUTPUTS = ('labels', 'confidence', 'labels_color', 'flow', 'flow_color')
 LOST_S = 3.0  # that a camera stays away; longer than the node's silence_warning_s
 STOPPED_S = 5.0  # that the node's process is stopped
 INACTIVE_S = 2.0
@@ -26,44 +25,23 @@ TRANSITION_S = 30.0  # longest wait for the answer to a transition
 
 
 class Soak(Node):
-    """Subscribes now here, now there, puts faults in, and hears what the node says of itself."""
+    """Puts faults in, and hears what the node says of itself."""
 
     def __init__(self, seed: int) -> None:
         super().__init__('soak')
         self.figures: dict[str, str] = {}
-        self.labels = 0
         self._random = random.Random(seed)
-        self._visitors: list[Any] = []
         self._images = self.create_publisher(Image, IMAGE, 1)
         self._infos = self.create_publisher(CameraInfo, INFO, 1)
         service = f'{NODE}/set_parameters'
         self._parameter_client: Any = self.create_client(SetParameters, service)
         self._state_client: Any = self.create_client(ChangeState, f'{NODE}/change_state')
         self.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, 10)
-        self.create_subscription(Image, f'{NODE}/labels', self._on_labels, 1)
-        self.create_timer(1.0, self._change_visitors)
-
-    @property
-    def visitors(self) -> int:
-        """How many subscriptions there are beside the one that stays."""
-        return len(self._visitors)
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
             if status.hardware_id == 'dense_perception':
                 self.figures = {pair.key: pair.value for pair in status.values}
-
-    def _on_labels(self, message: Image) -> None:
-        self.labels += 1
-
-    def _change_visitors(self) -> None:
-        """Let one subscriber come or go."""
-        if self._visitors and self._random.random() < len(self._visitors) / 10:
-            place = self._random.randrange(len(self._visitors))
-            self.destroy_subscription(self._visitors.pop(place))
-            return
-        topic = f'{NODE}/{self._random.choice(OUTPUTS)}'
-        self._visitors.append(self.create_subscription(Image, topic, lambda _: None, 1))
 
     def _image(self, **changes: Any) -> Image:
         """Make a small good image of now, or one with other values in some fields."""
