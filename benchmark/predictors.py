@@ -2,12 +2,12 @@
 
 import csv
 from pathlib import Path
-import platform
 import sys
 
 import cv2
 from dense_perception.data.road_world import RoadWorld
 from dense_perception.evaluation.peers import PEERS
+from dense_perception.evaluation.report_run import processor
 from dense_perception.evaluation.timing import time_calls, Timing
 from dense_perception.networks.flownet import FlowNetCorr
 from dense_perception.predictors.device import choose_placement
@@ -21,13 +21,6 @@ import numpy as np
 import torch
 
 SECONDS = 10.0  # for which the ways of one network are timed
-
-
-def processor() -> str:
-    """Name of the CPU as Linux tells it."""
-    lines = Path('/proc/cpuinfo').read_text(encoding='utf-8').splitlines()
-    names = [line.partition(': ')[2] for line in lines if line.startswith('model name')]
-    return names[0] if names else platform.machine()
 
 
 class Looped(FlowNetCorr):
