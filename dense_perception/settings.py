@@ -29,6 +29,7 @@ def setting(
     low: float | None = None,
     high: float | None = None,
     choices: tuple[str, ...] = (),
+    path: bool = False,
     changeable: bool = False,
 ) -> Any:
     """
@@ -40,6 +41,7 @@ def setting(
     :param low: smallest allowed number, inclusive.
     :param high: largest allowed number, inclusive; of names, how many there may be.
     :param choices: the allowed strings; empty for any.
+    :param path: whether it names a file or folder; it may not step upwards by `..`.
     :param changeable: whether it may change while a node is running.
     """
     return field(
@@ -49,6 +51,7 @@ def setting(
             'low': low,
             'high': high,
             'choices': choices,
+            'path': path,
             'changeable': changeable,
         },
     )
@@ -134,6 +137,8 @@ def _checked(entry: 'Field[Any]', given: object) -> object:
     choices = entry.metadata.get('choices')
     if choices and value not in choices:
         raise SettingError(f'{entry.name} is {value!r}; it must be one of {", ".join(choices)}')
+    if entry.metadata.get('path') and '..' in Path(value).parts:
+        raise SettingError(f'{entry.name} is {value[:200]!r}; a path must not hold ..; write it whole')
     return value
 
 
@@ -173,10 +178,12 @@ class PerceptionSettings(Settings):
         choices=('raw', 'compressed'),
     )
     segmentation_weights: str = setting(
-        'drive', 'name of shipped weights or path of a .safetensors file; empty: no labels'
+        'drive', 'name of shipped weights or path of a .safetensors file; empty: no labels',
+        path=True,
     )
     flow_weights: str = setting(
-        'flow', 'name of shipped weights or path of a .safetensors file; empty: no flow'
+        'flow', 'name of shipped weights or path of a .safetensors file; empty: no flow',
+        path=True,
     )
     segmentation_network: str = setting(
         '',
@@ -198,7 +205,9 @@ class PerceptionSettings(Settings):
         '', 'deep_mask or sharp_mask, which propose masks of objects; empty: no proposals'
     )
     proposal_weights: str = setting(
-        '', 'path of a .safetensors file for proposal_network; empty: it is untrained'
+        '',
+        'path of a .safetensors file for proposal_network; empty: it is untrained',
+        path=True,
     )
     device: str = setting('auto', 'auto, cpu, cuda or cuda:N; auto takes a CUDA device if any')
     precision: str = setting(
@@ -212,10 +221,12 @@ class PerceptionSettings(Settings):
         'the name of one. It is built beside the first images, for which torch is used',
     )
     engine_cache: str = setting(
-        '~/.cache/dense_perception', 'folder of built engines; empty: built at every start'
+        '~/.cache/dense_perception',
+        'folder of built engines; empty: built at every start',
+        path=True,
     )
     calibration_frames: str = setting(
-        '', "folder of the camera's images that scale int8; empty: no int8"
+        '', "folder of the camera's images that scale int8; empty: no int8", path=True
     )
     keyframe_interval: int = setting(
         1,

@@ -122,7 +122,13 @@ def _nodes(context: LaunchContext) -> list[Node]:
             },
         ],
         remappings=remappings(rig) if rig else _of_one_camera(value),
-        arguments=['--ros-args', '--log-level', value['log_level']],
+        arguments=[
+            '--ros-args',
+            '--log-level',
+            value['log_level'],
+            '--enclave',
+            '/dense_perception',
+        ],
         respawn=yes['respawn'],
         respawn_delay=1.0,
         on_exit=_end_after_failure if value['bag'] and not yes['respawn'] else None,
@@ -158,17 +164,18 @@ def _nodes(context: LaunchContext) -> list[Node]:
 
 def _free_space(value: dict[str, str], yes: dict[str, bool], camera: str) -> Node:
     outputs = f'dense_perception/{camera}'.rstrip('/')
+    name = f'free_space_{camera}'.rstrip('_')
     return Node(
         package='dense_perception',
         executable='free_space_node',
-        name=f'free_space_{camera}'.rstrip('_'),
+        name=name,
         namespace=value['namespace'],
         parameters=[value['free_space_params_file'], {'use_sim_time': yes['use_sim_time']}],
         remappings=[
             (name, f'{outputs}/{name}')
             for name in ('labels', 'confidence', 'label_info', 'camera_info')
         ],
-        arguments=['--ros-args', '--log-level', value['log_level']],
+        arguments=['--ros-args', '--log-level', value['log_level'], '--enclave', f'/{name}'],
         respawn=yes['respawn'],
         respawn_delay=1.0,
         output='screen',

@@ -62,7 +62,7 @@ def _motion(context: LaunchContext) -> list[Node]:
         namespace=value['namespace'],
         parameters=[value['motion_params_file'], overrides],
         remappings=[('imu', value['imu']), *((name, f'{outputs}/{name}') for name in inputs)],
-        arguments=['--ros-args', '--log-level', value['log_level']],
+        arguments=['--ros-args', '--log-level', value['log_level'], '--enclave', '/motion'],
         respawn=value['respawn'].lower() == 'true',
         respawn_delay=1.0,
         output='screen',

@@ -154,3 +154,11 @@ def test_parameter_files_name_every_setting_of_the_node(name):
     assert set(parameters) == set(asdict(settings))
     if name == 'drive':
         assert settings == PerceptionSettings()
+
+
+@pytest.mark.parametrize('name', ['segmentation_weights', 'engine_cache', 'calibration_frames'])
+def test_a_path_may_not_step_upwards(name):
+    for path in ('../weights', '/a/../../etc', 'a/..'):
+        with pytest.raises(SettingError, match=f'{name} is .*must not hold'):
+            PerceptionSettings(**{name: path})
+    assert getattr(PerceptionSettings(**{name: '/a/b..c'}), name) == '/a/b..c'

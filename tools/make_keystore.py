@@ -125,9 +125,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f'{options.keystore}: {", ".join(enclaves)} in domain {options.domain}. To use it:')
     print(f'export ROS_SECURITY_KEYSTORE={options.keystore.resolve()}')
     print('export ROS_SECURITY_ENABLE=true ROS_SECURITY_STRATEGY=Enforce')
-    print('and for each node, where it is started, one of:')
+    print('The launch files name the enclave of each node; to start one by itself, add one of:')
     for enclave in enclaves:
-        print(f'export ROS_SECURITY_ENCLAVE_OVERRIDE={enclave}')
+        print(f'--ros-args --enclave {enclave}')
     return 0
 
 

@@ -247,3 +247,33 @@ def test_a_stranger_reads_labels_and_injects_images_only_where_there_is_no_secur
         node.terminate()
         node.wait(20)
     assert bool(labels) == unprotected
+
+
+def test_every_node_that_a_launch_file_starts_is_in_the_enclave_of_its_name(started, peer, rig):
+    started(f'rig:={rig}', 'motion_camera:=left', 'autostart:=false')
+    place = TOOL['Place'](tuple(TOOL['read_cameras'](rig)), motion_camera='left')
+    expected = {name: f'/{name}' for name in allowed_in(place)}
+
+    def found():  # told by discovery, with security or without
+        nodes = peer.get_node_names_and_namespaces_with_enclaves()
+        return {name: enclave for name, _, enclave in nodes if name in expected}
+
+    spin(peer, lambda: found().keys() == expected.keys(), timeout_s=90)
+    assert found() == expected
+
+
+def test_the_enclave_of_the_command_line_is_the_one_that_is_looked_for(secured):
+    del secured['ROS_SECURITY_ENCLAVE_OVERRIDE']
+    code = 'import rclpy, sys; rclpy.init(args=sys.argv); rclpy.create_node("some_node")'
+    errors = {
+        enclave: subprocess.run(
+            [sys.executable, '-c', code, '--ros-args', '--enclave', enclave],
+            env=secured,
+            capture_output=True,
+            text=True,
+            check=False,
+        ).stderr
+        for enclave in ('/free_space', '/stranger')
+    }
+    assert 'SECURITY ERROR' in errors['/stranger']
+    assert 'SECURITY ERROR' not in errors['/free_space']
