@@ -137,8 +137,8 @@ def _checked(entry: 'Field[Any]', given: object) -> object:
     choices = entry.metadata.get('choices')
     if choices and value not in choices:
         raise SettingError(f'{entry.name} is {value!r}; it must be one of {", ".join(choices)}')
-    if entry.metadata.get('path') and '..' in Path(value).parts:
-        raise SettingError(f'{entry.name} is {value[:200]!r}; a path must not hold ..; write it whole')
+    if entry.metadata.get('path') and '..' in Path(str(value)).parts:
+        raise SettingError(f'{entry.name} is {value!r}; a path must not hold ..; write it whole')
     return value
 
 
@@ -178,11 +178,13 @@ class PerceptionSettings(Settings):
         choices=('raw', 'compressed'),
     )
     segmentation_weights: str = setting(
-        'drive', 'name of shipped weights or path of a .safetensors file; empty: no labels',
+        'drive',
+        'name of shipped weights or path of a .safetensors file; empty: no labels',
         path=True,
     )
     flow_weights: str = setting(
-        'flow', 'name of shipped weights or path of a .safetensors file; empty: no flow',
+        'flow',
+        'name of shipped weights or path of a .safetensors file; empty: no flow',
         path=True,
     )
     segmentation_network: str = setting(

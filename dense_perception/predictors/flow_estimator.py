@@ -15,15 +15,14 @@ from dense_perception.predictors.flow_features import Features, KeptFeatures
 from dense_perception.predictors.flow_refinement import check_flow_refinement, refine_flow
 from dense_perception.predictors.tensors import (
     check_image,
+    enlarge_flow,
     preprocess,
     resize,
-    tensor_to_flow,
     upload,
 )
 from dense_perception.weights.checkpoint import Card, load_weights
 import torch
 from torch import nn, Tensor
-import torch.nn.functional as F
 
 
 class FlowEstimator(EngineUser):
@@ -114,11 +113,10 @@ class FlowEstimator(EngineUser):
             raise InputError(f'images are {first.shape} and {second.shape}; sizes must match')
         height, width = first.shape[:2]
         rows, columns = self._input_size(height, width)
-        flow = self._flow(first, second).float() * FLOW_SCALE
-        flow = F.interpolate(flow, (height, width), mode='bilinear', align_corners=False)
+        flow = self._flow(first, second)[0].float() * FLOW_SCALE
         # The network saw resized images; its pixels are not the source's.
         change = flow.new_tensor([width / columns, height / rows])[:, None, None]
-        estimate = tensor_to_flow(flow[0] * change)
+        estimate = enlarge_flow(flow * change, height, width)
         if self.refinement == 'variational':
             estimate = refine_flow(first, second, estimate)
         return estimate

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import cv2
 from dense_perception.arrays import Flow, Image
 from dense_perception.errors import InputError
 from dense_perception.weights.checkpoint import Preprocessing
@@ -55,17 +56,34 @@ def preprocess(images: Tensor, preprocessing: Preprocessing) -> Tensor:
 
 
 def resize(images: Tensor, height: int, width: int) -> Tensor:
-    """Return images resized by half-pixel bilinear interpolation, averaged where they shrink."""
+    """
+    Return images resized by half-pixel bilinear interpolation, averaged where they shrink.
+
+    Bytes stay bytes on a CPU, rounded: that takes a fifth of the time that numbers take.
+    """
     if images.shape[2:] == (height, width):
         return images
+    values = images if images.device.type == 'cpu' else images.float()
     return F.interpolate(
-        images.float(), (height, width), mode='bilinear', align_corners=False, antialias=True
+        values, (height, width), mode='bilinear', align_corners=False, antialias=True
     )
 
 
 def flow_to_tensor(flow: Flow) -> Tensor:
     """Return a (H, W, 2) flow as (2, H, W) float32."""
     return torch.from_numpy(np.ascontiguousarray(flow)).permute(2, 0, 1)
+
+
+def enlarge_flow(flow: Tensor, height: int, width: int) -> Flow:
+    """
+    Return a (2, h, w) tensor as a (height, width, 2) float32 array, by bilinear interpolation.
+
+    The vectors stay as they are; centres of pixels lie half a pixel from the border.
+    """
+    if flow.device.type == 'cpu':  # OpenCV takes a tenth of torch's time
+        return np.asarray(cv2.resize(tensor_to_flow(flow), (width, height)), np.float32)
+    larger = F.interpolate(flow[None], (height, width), mode='bilinear', align_corners=False)
+    return tensor_to_flow(larger[0])
 
 
 def tensor_to_flow(flow: Tensor) -> Flow:
