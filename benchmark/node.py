@@ -38,13 +38,13 @@ import cv2
 from dense_perception.arrays import Image
 from dense_perception.data.road_world import RoadWorld, RoadWorldSettings
 from dense_perception.errors import DensePerceptionError, SettingError
+from dense_perception.evaluation.report_run import processor
 from dense_perception.memory import keep_memory
 from dense_perception.ros.pipeline import load_pipeline
 from dense_perception.settings import PerceptionSettings
 from node_parts import Launched, launched, WARM_UPS
 from node_rows import COLUMNS, line, OUTPUTS, Row, Take
 import numpy as np
-from predictors import processor
 import torch
 import yaml
 

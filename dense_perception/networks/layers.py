@@ -91,9 +91,11 @@ def correlation(first: Tensor, second: Tensor, reach: int = 20, step: int = 2) -
     for shift in range(0, side * step, step):
         products = rows_first @ rows_second[:, shift : shift + rows]  # (N, H, W, W + 2 margin)
         bands.append(
-            products.contiguous().as_strided(
+            products.contiguous()
+            .as_strided(
                 (batch, side, rows, columns),
                 (rows * columns * width, step, columns * width, width + 1),
             )
+            .clone()  # else the whole products would be kept until all are joined
         )
     return torch.cat(bands, 1)

@@ -93,7 +93,7 @@ class Deadline:
         self._frames = 0  # since the newest change
         self._patience = PATIENCE
         self._tried = False  # whether the newest change was a step up
-        self.short = False  # whether the rung is what memory allowed, rather than the limit
+        self.short = ''  # what memory was short for, until the largest input is tried again
         self.starved = False  # whether memory is short even for the smallest input
         self.reason = f'{self.rung}: nothing has been measured yet'
 
@@ -142,7 +142,7 @@ class Deadline:
         :param error: what was short, in words.
         :returns: whether there is a smaller one; `reason` says what was chosen and why.
         """
-        self.short = True
+        self.short = error
         rungs = range(self._at + 1, len(self.ladder))
         smaller = [at for at in rungs if self.ladder[at].scale < self.rung.scale]
         if not smaller:
@@ -180,7 +180,6 @@ class Deadline:
             return False
         affordable = self._costs[self._at] * self.max_latency_s / late
         self._change(self._best_within(affordable, self._at + 1), tried=False)
-        self.short = False
         self.reason = (
             f'{self.rung}: results were up to {1e3 * late:.0f} ms old, more than '
             f'{1e3 * self.max_latency_s:.0f} ms'
@@ -188,12 +187,17 @@ class Deadline:
         return True
 
     def _step_up(self, late: float) -> bool:
-        self._change(self._at - 1, tried=True)
-        self.short = self.short and self.rung.scale < self.ladder[0].scale
-        self.reason = (
-            f'{self.rung}: results were at most {1e3 * late:.0f} ms old, which leaves room below '
+        why = (
+            f'memory sufficed for the last {self._frames} images; it was short before: '
+            f'{self.short}'
+            if self.short
+            else f'results were at most {1e3 * late:.0f} ms old, which leaves room below '
             f'{1e3 * self.max_latency_s:.0f} ms'
         )
+        self._change(self._at - 1, tried=True)
+        self.reason = f'{self.rung}: {why}'
+        if self.rung.scale == self.ladder[0].scale:
+            self.short = ''
         return True
 
     def _change(self, at: int, *, tried: bool) -> None:

@@ -63,10 +63,15 @@ class Health:
             return DiagnosticStatus.STALE, 'configured, not active'
         if camera.statistics.silence_s > self.pipeline.settings.silence_warning_s:
             return self._silence(camera)
+        deadline = self.pipeline.deadline
+        if deadline and deadline.starved:
+            return DiagnosticStatus.ERROR, f'no results: {deadline.reason}'
         if trouble:
             return DiagnosticStatus.WARN, trouble
         if self.pipeline.late:
             return DiagnosticStatus.WARN, f'results come too late: {self.pipeline.late}'
+        if deadline and deadline.short:
+            return DiagnosticStatus.WARN, f'images are made smaller: {deadline.reason}'
         if self.pipeline.untrained():
             return DiagnosticStatus.WARN, untrained_warning(self.pipeline)
         return DiagnosticStatus.OK, 'running'

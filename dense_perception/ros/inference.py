@@ -1,6 +1,6 @@
 """The thread that runs the networks on the newest images."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from threading import Thread
 import traceback
 from typing import Any, TypeVar
@@ -9,6 +9,7 @@ from dense_perception.errors import InputError
 from dense_perception.predictors.flow_features import KeptFeatures
 from dense_perception.predictors.latency import Deadline, SMALLER, UNLIMITED_S
 from dense_perception.predictors.segmenter import Segmentation
+from dense_perception.predictors.shortage import give_memory_back, is_shortage
 from dense_perception.ros.camera import Camera, CameraMessage
 from dense_perception.ros.diagnostics import explain
 from dense_perception.ros.frame import Frame
@@ -19,7 +20,6 @@ from dense_perception.ros.pipeline import Pipeline
 from dense_perception.ros.predictions import Predictions
 from rclpy.node import Node
 from rclpy.time import Time
-import torch
 
 Result = TypeVar('Result')
 
@@ -72,7 +72,9 @@ class Inference:
             for camera, message in waiting.items()
             if (frame := self._attempt(camera, self._read, camera, message))
         ]
-        self._resize_flow(frames)
+        if frames:
+            self._pipeline.camera_width = min(frame.image.shape[1] for frame in frames)
+            self._resize_flow()
         labels = self._predictions.labels(
             [frame for frame in frames if frame.wants(*LABEL_OUTPUTS)]
         )
@@ -93,31 +95,34 @@ class Inference:
         # a library that calls sys.exit, which would end this thread without a word.
         except BaseException as error:  # noqa: BLE001
             self._blame(camera, error)
-            shortage = explain(error) if _is_shortage(error) else ''
+            shortage = explain(error) if is_shortage(error) else ''
         if shortage:  # no longer with the error, which holds what the network was working on
-            self._make_room(camera, shortage)
+            self._make_room(shortage)
         return None
 
-    def _make_room(self, camera: Camera, shortage: str) -> None:
+    def _make_room(self, shortage: str) -> None:
         """Let networks take smaller images from now on, if there are any."""
         pipeline = self._pipeline
         if pipeline.deadline is None:
             pipeline.deadline = Deadline(UNLIMITED_S, SMALLER)
-        pipeline.deadline.make_room(shortage)
+        found = pipeline.deadline.make_room(shortage)
+        text, log = f'labels and flow: {pipeline.deadline.reason}', self._node.get_logger()
+        if found:
+            log.warning(text)
+        else:
+            log.error(text, throttle_duration_sec=10.0)
         if pipeline.flow_estimator is not None:
             pipeline.flow_estimator.features = KeptFeatures()
-        torch.cuda.empty_cache()  # of use to other processes, and where memory is in pieces
-        self._warn(camera, f'labels and flow: {pipeline.deadline.reason}', 1.0)
+        give_memory_back()
 
-    def _resize_flow(self, frames: Sequence[Frame]) -> None:
+    def _resize_flow(self) -> None:
         """Give flow the share of its width that memory allows."""
         estimator, deadline = self._pipeline.flow_estimator, self._pipeline.deadline
-        if estimator is None or deadline is None or not frames:
+        if estimator is None or deadline is None:
             return
         width = self._pipeline.settings.flow_width
         if deadline.short:
-            columns = width or min(frame.image.shape[1] for frame in frames)
-            width = max(1, round(columns * deadline.rung.scale))
+            width = max(1, round((width or self._pipeline.camera_width) * deadline.rung.scale))
         if width != estimator.width:
             # Features are known by their image alone, and of the size before.
             estimator.width, estimator.features = width, KeptFeatures()
@@ -198,9 +203,3 @@ class Inference:
         except InputError as error:
             frame.camera.statistics.note_error(str(error))
             self._warn(frame.camera, str(error), 5.0)
-
-
-def _is_shortage(error: BaseException) -> bool:
-    """Whether memory of a device or of the computer was short; torch has no type for the latter."""
-    typed = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    return typed or "can't allocate memory" in str(error)

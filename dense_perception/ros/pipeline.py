@@ -39,8 +39,10 @@ class Pipeline:
     flow_estimator: FlowEstimator | None = None
     mask_proposer: MaskProposer | None = None
     choices: dict[str, Choice] = field(default_factory=dict)  # by the name of the task
-    deadline: Deadline | None = None  # of labels; None where no limit is set
+    # Of labels; None where no limit is set, until memory is short.
+    deadline: Deadline | None = None
     late: str = ''  # why results come too late nevertheless; the inference says so
+    camera_width: int = 0  # columns of the narrowest image at work; the inference says so
 
     def predictors(self) -> dict[str, Predictor]:
         """Return the networks that are not switched off."""
@@ -63,6 +65,7 @@ class Pipeline:
         width = self.settings.segmentation_width
         if self.deadline is None or self.deadline.rung.scale == 1:
             return width
+        width = width or self.camera_width
         return max(1, round(width * self.deadline.rung.scale / STRIDE)) * STRIDE
 
     def untrained(self) -> list[str]:

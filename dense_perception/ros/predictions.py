@@ -112,11 +112,14 @@ class Predictions:
             results = self._segment(frames)
         # Whatever it is, such as too little memory for all, it may be due to one of them alone.
         except BaseException as error:  # noqa: BLE001
-            for frame in frames:
-                frame.camera.statistics.note_error(f'not labelled with others: {explain(error)}')
-            alone = [self._labelled([frame]) for frame in frames]
-            return {camera: result for labels in alone for camera, result in labels.items()}
-        return {frame.camera: result for frame, result in zip(frames, results, strict=True)}
+            why = f'not labelled with others: {explain(error)}'
+        else:
+            return {frame.camera: result for frame, result in zip(frames, results, strict=True)}
+        # No longer with the error, which holds what the network was working on.
+        for frame in frames:
+            frame.camera.statistics.note_error(why)
+        alone = [self._labelled([frame]) for frame in frames]
+        return {camera: result for labels in alone for camera, result in labels.items()}
 
     def _segment(self, frames: Sequence[Frame]) -> list[Segmentation]:
         segmenter = self._pipeline.segmenter

@@ -696,7 +696,8 @@ class Failing(torch.nn.Module):
         error, Failing.error = Failing.error, None
         if error is not None:
             raise error
-        return self.score(images)
+        rows, columns = images.shape[2:]  # a score stands for what is left at the border, too
+        return self.score(torch.nn.functional.pad(images, (0, -columns % 8, 0, -rows % 8)))
 
 
 @pytest.fixture(scope='module')
