@@ -4,6 +4,7 @@ VENV := .venv
 OUT := out/drive
 PYTEST_FLAGS :=
 MINUTES := 60
+BENCHMARKS := predictors dilation node consumers metrics evaluation_memory gpu
 
 # Enters the environment; what is installed there goes before an overlay of the same name.
 ENTER := source $(VENV)/ros2.bash &&
@@ -58,8 +59,11 @@ lint: setup ## check format, style, types and the direction of imports
 format: setup ## format the code
 	$(ENTER) ruff format . && ruff check --fix .
 
-bench: setup ## measure speed; benchmark/ holds earlier results
-	$(ENTER) for file in benchmark/*.py; do python "$$file" || exit 1; done
+bench: setup ## measure speed, half an hour; CAMVID=folder scores, too; benchmark/ holds results
+	$(ENTER) cd benchmark && python -m dense_perception.cli.bench
+	$(ENTER) for name in $(BENCHMARKS); do python benchmark/$$name.py || exit 1; done
+	$(ENTER) for name in engines keyframes; do \
+	    python benchmark/$$name.py $(if $(CAMVID),--camvid '$(CAMVID)') || exit 1; done
 
 weights-check: setup ## compare the shipped weights with their records
 	$(ENTER) pytest test/weights/test_published.py $(PYTEST_FLAGS)

@@ -42,12 +42,13 @@ class Row:
 
 
 _ALL = ('none', 'dense_crf', 'crf_rnn')
+_FROZEN = {'batch_norm': False}  # these leave VGG-16 as it is, as their papers do
 SEGMENTATION_ROWS = (
     Row('FCN-32s', 'fcn32s', {}),
     Row('FCN-16s', 'fcn16s', {}),
     Row('FCN-8s', 'fcn8s', {}),
-    Row('zoom-out', 'zoom_out', {}),
-    Row('hypercolumns', 'hypercolumns', {}),
+    Row('zoom-out', 'zoom_out', _FROZEN),
+    Row('hypercolumns', 'hypercolumns', _FROZEN),
     Row('DeconvNet', 'deconvnet', {}),
     Row('front end', 'front_end', {}, _ALL),
     Row('front end + Basic', 'front_end_context', {'layers': 8}, _ALL),

@@ -10,6 +10,7 @@ from dense_perception.evaluation.flow import evaluate_flow
 from dense_perception.evaluation.segmentation import evaluate_segmentation
 from dense_perception.labels import CAMVID, CITYSCAPES, conversion
 from dense_perception.networks import FLOW_NETWORKS
+from dense_perception.predictors.engines.settings import EngineSettings
 from dense_perception.predictors.flow_estimator import FlowEstimator
 from dense_perception.predictors.segmenter import Segmenter
 from dense_perception.training.flow import chairs_style, FlowRecipe
@@ -43,15 +44,35 @@ def test_a_name_that_is_neither_shipped_nor_a_file_is_refused_with_the_known_nam
         find_weights('drvie')
 
 
-def camvid_iou(name):
+def camvid_iou(name, precision='float32', engine='torch'):
     """Return the mean IoU over the 11 classes of CamVid val, all 101 frames."""
-    segmenter = Segmenter.from_file(find_weights(name), device='cpu', precision='float32')
+    path = find_weights(name)
+    segmenter = Segmenter.from_file(path, device='cpu', precision=precision, engine=engine)
+    if engine != 'torch':
+        segmenter.prepare([item.image for item in camvid(SHARED / 'camvid', 'val')][:1])
     table = conversion(CITYSCAPES, CAMVID)
     samples = camvid(SHARED / 'camvid', 'val')
     pairs = ((table[segmenter.segment(item.image).labels], item.labels) for item in samples)
     report = evaluate_segmentation(pairs, CAMVID)
     assert report.images == 101
     return report.mean_iou
+
+
+def camvid_iou_bfloat16(name):
+    """Return the same where all is computed in bfloat16."""
+    return camvid_iou(name, 'bfloat16')
+
+
+def camvid_iou_int8(name):
+    """Return the same in OpenVINO's 8 bits, scaled by images of CamVid train."""
+    pytest.importorskip('nncf')
+    engine = EngineSettings(
+        engine='openvino-int8',
+        engine_agreement=0.0,
+        engine_cache='',
+        calibration_frames=str(SHARED / 'camvid' / 'train'),
+    )
+    return camvid_iou(name, engine=engine)
 
 
 def rendered_iou(name):
@@ -62,9 +83,9 @@ def rendered_iou(name):
     return evaluate_segmentation(pairs, CITYSCAPES).mean_iou
 
 
-def flow_error(name, pairs):
+def flow_error(name, pairs, precision='float32'):
     """Return the mean over pairs of their end-point error in pixels."""
-    estimator = FlowEstimator.from_file(find_weights(name), device='cpu', precision='float32')
+    estimator = FlowEstimator.from_file(find_weights(name), device='cpu', precision=precision)
     reports = [
         evaluate_flow([(estimator.estimate(pair.first, pair.second), pair.flow, pair.valid)])
         for pair in pairs
@@ -75,6 +96,11 @@ def flow_error(name, pairs):
 def true_flow_error(name):
     """Return the error on the pairs of four public sets."""
     return flow_error(name, flow_pairs(SHARED / 'flow'))
+
+
+def true_flow_error_bfloat16(name):
+    """Return the same in bfloat16."""
+    return flow_error(name, flow_pairs(SHARED / 'flow'), 'bfloat16')
 
 
 def chairs_error(name):
@@ -90,8 +116,11 @@ def rendered_flow_error(name):
 
 SCORES = {
     'camvid val mean IoU': camvid_iou,
+    'camvid val mean IoU in bfloat16': camvid_iou_bfloat16,
+    'camvid val mean IoU in OpenVINO int8': camvid_iou_int8,
     'rendered drives mean IoU': rendered_iou,
     'true flow pairs end-point error px': true_flow_error,
+    'true flow pairs end-point error px in bfloat16': true_flow_error_bfloat16,
     'chairs-style pairs end-point error px': chairs_error,
     'rendered drives end-point error px': rendered_flow_error,
 }
