@@ -11,6 +11,7 @@ SCRIPT = Path(__file__).parents[2] / 'benchmark' / 'node.py'
 SMALL = ('device=cpu', 'precision=float32', 'segmentation_width=64', 'flow_width=64')
 
 
+@pytest.mark.slow
 def test_benchmark_tells_rate_latency_and_memory_of_the_launched_node(ros_environment, tmp_path):
     table = tmp_path / 'table.csv'
     options = ['--seconds', '1', '--size', '64x48', '--cameras', '1', '--out', str(table)]

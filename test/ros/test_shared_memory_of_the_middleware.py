@@ -12,7 +12,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 import pytest
 from sensor_msgs.msg import Image
 
-pytestmark = pytest.mark.ros
+pytestmark = [pytest.mark.ros, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
 PROFILE = ROOT / 'config' / 'fastdds_large_images.xml'
@@ -118,7 +118,6 @@ def test_a_node_that_can_have_no_segment_says_so_in_its_log_and_labels_over_the_
     assert process.wait(20) == 0
 
 
-@pytest.mark.slow
 def test_a_node_whose_segment_holds_no_result_labels_the_next_image_that_it_does_hold(
     start, peer, small_segment
 ):
