@@ -17,6 +17,7 @@ from dense_perception.predictors.flow_features import KeptFeatures
 from dense_perception.predictors.segmenter import Segmenter
 from dense_perception.weights.checkpoint import Card, Preprocessing
 from dense_perception.weights.published import find_weights
+from dilation import shift_by_shift
 import numpy as np
 import torch
 
@@ -28,17 +29,7 @@ class Looped(FlowNetCorr):
 
     def compare(self, first, second):
         """Return the first image's reduced features joined with the correlation of both."""
-        rows, columns = first.shape[2:]
-        padded = torch.nn.functional.pad(second, (20, 20, 20, 20))
-        matches = torch.cat(
-            [
-                (first * padded[:, :, y : y + rows, x : x + columns]).mean(1, keepdim=True)
-                for y in range(0, 41, 2)
-                for x in range(0, 41, 2)
-            ],
-            1,
-        )
-        matches = torch.nn.functional.leaky_relu(matches, 0.1)
+        matches = torch.nn.functional.leaky_relu(shift_by_shift(first, second), 0.1)
         return torch.cat([self.conv_redir(first), matches], 1)
 
 
