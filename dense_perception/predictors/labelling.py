@@ -17,6 +17,7 @@ import cv2
 from dense_perception.arrays import Confidence, Labels
 from dense_perception.errors import InputError
 from dense_perception.networks.layers import zoom
+from dense_perception.predictors.tensors import fetch
 import numpy as np
 from numpy.typing import NDArray
 import torch
@@ -181,8 +182,8 @@ def label_scores(scores: Tensor, *, confidence: bool = False) -> tuple[Labels, C
     certain = None
     if confidence:
         share = (best - torch.logsumexp(scores, 1)).exp()[0]  # softmax of the best class
-        certain = (share * 255).round().to(torch.uint8).cpu().numpy()
-    return labels[0].to(torch.uint8).cpu().numpy(), certain
+        certain = fetch((share * 255).round().to(torch.uint8))
+    return fetch(labels[0].to(torch.uint8)), certain
 
 
 def with_opencv(

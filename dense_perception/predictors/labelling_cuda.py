@@ -8,6 +8,7 @@ Compared with the reference on an H100, benchmark/gpu_*.csv, and in Triton's int
 from typing import TYPE_CHECKING
 
 from dense_perception.arrays import Confidence, Labels
+from dense_perception.predictors.tensors import fetch
 import torch
 from torch import Tensor
 import triton
@@ -86,13 +87,13 @@ def label(
         torch.from_numpy(values).to(scores.device) for axis in (vertical, horizontal)
         for values in axis
     ]  # fmt: skip
-    labels = torch.empty((height, width), dtype=torch.uint8, device=scores.device)
-    certain = torch.empty_like(labels) if confidence else labels
+    shape = 1 + confidence, height, width  # of both in one, which one copy fetches
+    pixels = torch.empty(shape, dtype=torch.uint8, device=scores.device)
     _label_row[(height, triton.cdiv(width, _BLOCK))](
         scores.contiguous(),
         *places,
-        labels,
-        certain,
+        pixels[0],
+        pixels[-1],
         classes,
         rows,
         columns,
@@ -101,4 +102,5 @@ def label(
         CONFIDENCE=confidence,
         BLOCK=_BLOCK,
     )
-    return labels.cpu().numpy(), certain.cpu().numpy() if confidence else None
+    fetched = fetch(pixels)
+    return fetched[0], fetched[1] if confidence else None

@@ -1,12 +1,14 @@
 """The only crossing between image arrays and tensors."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
 from dense_perception.arrays import Flow, Image
 from dense_perception.errors import InputError
 from dense_perception.weights.checkpoint import Preprocessing
 import numpy as np
+from numpy.typing import NDArray
 import torch
 from torch import Tensor
 import torch.nn.functional as F
@@ -40,6 +42,21 @@ def upload(images: Sequence[Image], device: torch.device) -> Tensor:
     if device.type != 'cuda':
         return batch.to(device)
     return batch.pin_memory().to(device, non_blocking=True)
+
+
+def fetch(values: Tensor) -> NDArray[Any]:
+    """
+    Return a tensor's values as an array, in memory of its own unless they are a CPU's.
+
+    From a CUDA device they come by way of pinned memory, which is used again once the array is
+    gone: fresh pages cost more than the way.
+    """
+    if values.device.type != 'cuda':
+        return values.cpu().numpy()
+    there = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+    there.copy_(values, non_blocking=True)
+    torch.cuda.current_stream(values.device).synchronize()
+    return there.numpy()
 
 
 def preprocess(images: Tensor, preprocessing: Preprocessing) -> Tensor:
@@ -88,4 +105,4 @@ def enlarge_flow(flow: Tensor, height: int, width: int) -> Flow:
 
 def tensor_to_flow(flow: Tensor) -> Flow:
     """Return a (2, H, W) tensor as a (H, W, 2) float32 array."""
-    return flow.permute(1, 2, 0).float().contiguous().cpu().numpy()
+    return fetch(flow.permute(1, 2, 0).float().contiguous())

@@ -11,6 +11,7 @@ from dense_perception.ros.diagnostics import StreamStatistics
 from dense_perception.ros.outputs import Outputs
 from dense_perception.ros.quality import camera_quality
 from dense_perception.settings import PerceptionSettings
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.node import Node
 from rclpy.qos import qos_policy_name_from_kind
 from rclpy.qos_overriding_options import QoSOverridingOptions
@@ -68,6 +69,7 @@ class Camera:
         """
         self.info, self.other_quality = None, ''
         self.forget()
+        group = MutuallyExclusiveCallbackGroup()  # the node's own would keep a trace of each
 
         def receive(message: CameraMessage) -> None:
             self.statistics.count_received()
@@ -77,9 +79,10 @@ class Camera:
             CompressedImage if compressed else ImageMessage,
             'image/compressed' if compressed else 'image',
             receive,
+            callback_group=group,
             event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._on_other_quality),
         )
-        self._subscribe(CameraInfo, 'camera_info', self._on_info)
+        self._subscribe(CameraInfo, 'camera_info', self._on_info, callback_group=group)
         self.topic = image.topic_name
         self.statistics.restart_clock()
 

@@ -5,6 +5,7 @@ from typing import Any
 from dense_perception.ros import messages
 from dense_perception.ros.pipeline import Pipeline
 from dense_perception.ros.quality import latched_quality, result_quality
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.lifecycle import LifecycleNode
 from rclpy.lifecycle.publisher import LifecyclePublisher
 from rclpy.qos_overriding_options import QoSOverridingOptions
@@ -35,6 +36,7 @@ class Outputs:
         self._node, self._prefix = node, f'~/{camera}/' if camera else '~/'
         self._label_set = pipeline.segmenter.label_set if pipeline.segmenter else None
         self._publishers: dict[str, LifecyclePublisher[Any]] = {}
+        self._group = MutuallyExclusiveCallbackGroup()  # the node's would keep a trace of each
         names = ['camera_info']
         names += LABEL_OUTPUTS if pipeline.segmenter else ()
         names += FLOW_OUTPUTS if pipeline.flow_estimator else ()
@@ -56,7 +58,7 @@ class Outputs:
     def _create(self, name: str, kind: type, quality: Any, **options: Any) -> None:
         topic = f'{self._prefix}{name}'
         self._publishers[name] = self._node.create_lifecycle_publisher(
-            kind, topic, quality, **options
+            kind, topic, quality, callback_group=self._group, **options
         )
 
     def wanted(self) -> frozenset[str]:

@@ -482,6 +482,14 @@ def test_a_node_that_is_cleaned_up_lets_go_of_its_networks(bench, frame):
     assert not own & networks()
 
 
+def test_a_node_that_is_configured_anew_keeps_no_trace_of_what_it_listened_to(bench):
+    running = bench()
+    group = running.node.default_callback_group  # which forgets nothing
+    traces = len(group.entities)
+    assert running.change('deactivate', 'cleanup', 'configure', 'activate')
+    assert len(group.entities) == traces
+
+
 def test_a_transition_that_does_not_exist_from_here_is_refused(bench):
     running = bench('unconfigured')
     request = ChangeState.Request(transition=Transition(id=Transition.TRANSITION_ACTIVATE))

@@ -1,8 +1,10 @@
 from dataclasses import asdict, replace
+import gc
 import json
 import pickle
 import resource
 import struct
+import sys
 
 from dense_perception.errors import WeightsError
 from dense_perception.networks.context import FrontEndContext
@@ -78,6 +80,17 @@ def test_weights_are_stored_as_float16_and_loaded_as_float32(file):
 def test_loaded_network_is_ready_for_inference(file):
     network, _ = load_weights(file)
     assert not any(module.training for module in network.modules())
+
+
+def test_loading_again_and_again_leaves_nothing_behind(file):
+    def load(times):
+        for _ in range(times):
+            load_weights(file)
+        gc.collect()
+        return sys.getallocatedblocks()
+
+    before = load(3)  # what is made once is made by then
+    assert load(20) - before < 20 * len(load_file(file))  # less than one for each tensor
 
 
 def test_card_can_be_read_by_itself(file):
