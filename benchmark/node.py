@@ -39,9 +39,11 @@ from dense_perception.arrays import Image
 from dense_perception.data.road_world import RoadWorld, RoadWorldSettings
 from dense_perception.errors import DensePerceptionError, SettingError
 from dense_perception.evaluation.report_run import processor
+from dense_perception.labels import CITYSCAPES
 from dense_perception.memory import keep_memory
 from dense_perception.ros.pipeline import load_pipeline
 from dense_perception.settings import PerceptionSettings
+from dense_perception.weights.checkpoint import Card, Preprocessing, save_weights
 from node_parts import Launched, launched, WARM_UPS
 from node_rows import COLUMNS, line, OUTPUTS, Row, Take
 import numpy as np
@@ -77,6 +79,8 @@ class Bare:
         self.segmenter, self.estimator = pipeline.segmenter, pipeline.flow_estimator
         self.times_ms: list[float] = []
         self._images = images
+        for predictor in (self.segmenter, self.estimator):
+            predictor.prepare(images)  # the node's engine, if it has one
         for number in range(WARM_UPS):
             self(number)
         self.times_ms.clear()
@@ -243,6 +247,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar='NAME=VALUE',
         help='other values than those of config/drive.yaml',
     )
+    parser.add_argument(
+        '--dilation10',
+        action='store_true',
+        help='labels of the whole image by Dilation10 in full width, with random weights',
+    )
     parser.add_argument('--out', type=Path, help='table; default: beside this file')
     return parser
 
@@ -252,6 +261,19 @@ def _size(text: str) -> tuple[int, int]:
     if found is None:
         raise argparse.ArgumentTypeError(f'{text!r} must be WIDTHxHEIGHT, such as 1024x512')
     return int(found[1]), int(found[2])
+
+
+def dilation10(folder: Path) -> dict[str, Any]:
+    """Write random weights of Dilation10, and return the parameters that name them."""
+    card = Card(
+        'front_end_context',
+        {'classes': len(CITYSCAPES), 'width': 'full', 'layers': 10},
+        Preprocessing(),
+        CITYSCAPES.name,
+    )
+    path = folder / 'dilation10.safetensors'
+    save_weights(path, card.build(), card)
+    return {'segmentation_weights': str(path), 'segmentation_width': 0}
 
 
 def _assignment(text: str) -> tuple[str, Any]:
@@ -270,7 +292,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     load = os.getloadavg()[0]
     rows: list[Row] = []
     print(line(COLUMNS))
+    folder = TemporaryDirectory()
     try:
+        if options.dilation10:
+            options.set.update(dilation10(Path(folder.name)))
         for series in all_series(options):
             for cameras in options.cameras:
                 for row in series.rows(cameras):
@@ -280,6 +305,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DensePerceptionError as error:
         print(f'node: {error}')
         return 1
+    finally:
+        folder.cleanup()
     device = placement.device.type
     card = torch.cuda.get_device_name() if device == 'cuda' else processor()
     title = (

@@ -33,7 +33,8 @@ MOST_LOST = 3  # images in a row
 LEAST = 5  # images that a row rests on, however long they take
 LONGER = 10  # times the time asked for, after which a row ends with fewer
 POLL_S = 0.1
-WARM_UPS = 3
+WARM_UPS = 5  # an engine is begun on the fourth
+ENGINES_S = 900.0  # longest wait for engines
 
 
 class Bench(Node):
@@ -106,10 +107,18 @@ class Launched:
     process: psutil.Process
 
     def warm_up(self) -> None:
-        """Have the node see images of this size; the first one has no flow."""
+        """
+        Have the node see images of this size until its engines are built; the first has no flow.
+
+        :raises RunError: they are not built in time.
+        """
         for number in range(WARM_UPS):
             outputs = OUTPUTS if number else OUTPUTS[:1]
             self._wait_for(self._shoot(number), *outputs)
+        deadline = time.monotonic() + ENGINES_S
+        while any('until an engine' in value for value in self.next_figures().values()):
+            if time.monotonic() > deadline:
+                raise self.launch.failure(f'no engines after {ENGINES_S:.0f} s')
 
     def one_by_one(
         self, seconds: float, between: Callable[[int], object] = lambda number: None
