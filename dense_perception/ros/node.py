@@ -7,13 +7,13 @@ costs images, never latency.
 
 from collections.abc import Callable, Sequence
 from functools import partial
+import gc
 import sys
 import time
 import traceback
 from typing import Any
 
 from dense_perception.errors import DensePerceptionError, SettingError
-from dense_perception.memory import release_memory
 from dense_perception.ros.camera import Camera
 from dense_perception.ros.diagnostics import explain
 from dense_perception.ros.health import Health, untrained_warning
@@ -189,7 +189,7 @@ class PerceptionNode(LifecycleNode):
         for camera in self.cameras:
             camera.outputs = None
         destroy_outputs(self)
-        release_memory()
+        gc.collect()  # networks stand in cycles, and the collector may not look for hours
 
     def _let_go(self) -> None:
         self._stop()
