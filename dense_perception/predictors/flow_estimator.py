@@ -11,7 +11,7 @@ from dense_perception.predictors.device import choose_placement, Placement
 from dense_perception.predictors.engines.engine import close_flow
 from dense_perception.predictors.engines.engined import EngineUser, LOG, Use
 from dense_perception.predictors.engines.settings import EngineSettings, TORCH
-from dense_perception.predictors.flow_features import Features, KeptFeatures
+from dense_perception.predictors.flow_features import KeptFeatures
 from dense_perception.predictors.flow_refinement import check_flow_refinement, refine_flow
 from dense_perception.predictors.tensors import (
     check_image,
@@ -29,7 +29,8 @@ class FlowEstimator(EngineUser):
     """
     Flow network with its device, precision and preprocessing.
 
-    In torch, a correlating network looks at each image once, though it belongs to two pairs.
+    An image belongs to two pairs, and is resized once; in torch, a correlating network also looks
+    at it once.
     """
 
     def __init__(
@@ -122,14 +123,17 @@ class FlowEstimator(EngineUser):
         return estimate
 
     def _flow(self, first: Image, second: Image) -> Tensor:
-        """Return what the network gives."""
-        if not isinstance(self.network, FlowNetCorr):
+        """Return what the network gives, from what is kept of the images where there is any."""
+        if not self.card.preprocessing.of_each:
             return self.network(*self.inputs(first, second))
+        if not isinstance(self.network, FlowNetCorr):
+            pair = (self.features.of(image, self.inputs) for image in (first, second))
+            return self.network(*(value for (value,) in pair))
         level2, level3 = self.features.of(first, self._tower)
         _, other = self.features.of(second, self._tower)
         return self.network.decode(level2, self.network.compare(level3, other))[-1]
 
-    def _tower(self, image: Image) -> Features:
+    def _tower(self, image: Image) -> tuple[Tensor, ...]:
         """Run the part of a correlating network that sees one image alone."""
         assert isinstance(self.network, FlowNetCorr)
         return self.network.image_features(*self.inputs(image))

@@ -49,6 +49,11 @@ class Preprocessing:
                 raise WeightsError(f'preprocessing {name} is {mean}; it must be three numbers')
             object.__setattr__(self, name, tuple(mean))
 
+    @property
+    def of_each(self) -> bool:
+        """Whether an image is prepared alike by itself and in any place of a pair."""
+        return not self.own_mean and self.second_mean is None
+
     def mean_of(self, images: Tensor) -> Tensor:
         """
         Return what is subtracted from images.

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 from dense_perception.networks.flownet import FlowNetCorr, FlowNetSimple
 from dense_perception.predictors import flow_features
 from dense_perception.predictors.device import choose_placement
@@ -76,10 +78,25 @@ def test_no_more_is_kept_than_memory_is_meant_for(monkeypatch):
     assert len(seen) == 3
 
 
-def test_a_network_that_stacks_its_images_has_nothing_to_reuse():
-    stacking, seen = estimator(FlowNetSimple)
+def test_a_network_that_stacks_its_images_has_each_resized_once():
+    stacking, seen = estimator(FlowNetSimple, width=64)
     images = frames(3)
     stacking.estimate(images[0], images[1])
-    stacking.estimate(images[1], images[2])
+    found = stacking.estimate(images[1], images[2])
     assert len(seen) == 2
-    assert stacking.features.hits == 0
+    assert stacking.features.hits == 1
+    np.testing.assert_array_equal(
+        found, estimator(FlowNetSimple, width=64)[0].estimate(images[1], images[2])
+    )
+
+
+@pytest.mark.parametrize('network', [FlowNetCorr, FlowNetSimple])
+@pytest.mark.parametrize('means', [{'own_mean': True}, {'second_mean': (1.0, 2.0, 3.0)}])
+def test_images_whose_means_are_those_of_a_pair_are_prepared_for_each_pair(network, means):
+    ours, _ = estimator(network)
+    ours.card = replace(CARD, preprocessing=replace(CARD.preprocessing, **means))
+    images = frames(3, 64, 64)
+    for pair in (images[:2], images[1:]):
+        with torch.inference_mode():
+            whole = ours.network(*ours.inputs(*pair))
+            np.testing.assert_array_equal(ours._flow(*pair), whole)
