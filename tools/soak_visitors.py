@@ -13,6 +13,7 @@ from sensor_msgs.msg import Image
 from soak_faults import NODE
 
 OUTPUTS = ('labels', 'confidence', 'labels_color', 'flow', 'flow_color')
+ALL_S = 110.0  # at first, in which each output has one: what it takes is taken in the warm-up
 SILENT_S = 20.0  # after which the process is taken to hang
 
 
@@ -61,20 +62,28 @@ class Subscribers(Node):
         self._random = random.Random(seed)
         self._visitors: list[Any] = []
         self._labels = 0
+        self._all_until_s = time.monotonic() + ALL_S
         self.create_subscription(Image, f'{NODE}/labels', self._on_labels, 1)
+        for output in OUTPUTS:
+            self._come(output)
         self.create_timer(1.0, self._change)
 
     def _on_labels(self, message: Image) -> None:
         self._labels += 1
 
+    def _come(self, output: str) -> None:
+        topic = f'{NODE}/{output}'
+        self._visitors.append(self.create_subscription(Image, topic, lambda _: None, 1))
+
     def _change(self) -> None:
         """Let one subscriber come or go; tell how many there are, and how many labels came."""
-        if self._visitors and self._random.random() < len(self._visitors) / 10:
+        if time.monotonic() < self._all_until_s:
+            pass
+        elif self._visitors and self._random.random() < len(self._visitors) / 10:
             place = self._random.randrange(len(self._visitors))
             self.destroy_subscription(self._visitors.pop(place))
         else:
-            topic = f'{NODE}/{self._random.choice(OUTPUTS)}'
-            self._visitors.append(self.create_subscription(Image, topic, lambda _: None, 1))
+            self._come(self._random.choice(OUTPUTS))
         print(len(self._visitors), self._labels, flush=True)
         self._labels = 0
 
