@@ -19,6 +19,7 @@ from dense_perception.data.road_world import RoadWorld
 from dense_perception.data.segmentation import camvid, LabelledFolder
 from dense_perception.evaluation.segmentation import evaluate_segmentation
 from dense_perception.labels import CAMVID, conversion
+from dense_perception.memory import keep_memory
 from dense_perception.predictors import labelling
 from dense_perception.predictors.engines.choice import AUTO, ENGINES, time_in_turns
 from dense_perception.predictors.engines.settings import EngineSettings
@@ -55,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument('--seconds', type=float, default=20.0, help='timing of each size')
     options = parser.parse_args(arguments)
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    keep_memory()  # as the node does; for all alike
     load = os.getloadavg()[0]
     title = f'{device}, {torch.get_num_threads()} threads, torch {torch.__version__}, '
     title += f'load {load:.1f} at the start'

@@ -83,6 +83,7 @@ QUICK = ('front_end', 'front_end_context', 'fcn32s')
     [
         pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
         for name in SEGMENTATION_NETWORKS
+        if name != 'super_parsing'
     ],
 )
 def test_any_segmentation_network_takes_a_step(tmp_path, network):
@@ -98,6 +99,13 @@ def test_any_segmentation_network_takes_a_step(tmp_path, network):
     loaded = Segmenter.from_file(tmp_path / 'run' / 'best.safetensors', device='cpu')
     assert loaded.label_set == YARD
     assert loaded.segment(pictures[0].image).labels.max() < 2
+
+
+def test_super_parsing_which_is_fitted_otherwise_has_nothing_to_train(pictures, tmp_path):
+    data = scenes(pictures, network='super_parsing')
+    model, _ = data.start()
+    with pytest.raises(SettingError, match='no parameter of SuperParsing is to be trained'):
+        TrainingLoop(model, data.task(), data.recipe, tmp_path)
 
 
 def test_losses_of_the_parts_add_up_to_that_of_the_batch(pictures):
