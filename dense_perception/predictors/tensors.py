@@ -76,8 +76,8 @@ def resize(images: Tensor, height: int, width: int) -> Tensor:
     """
     Return images resized by half-pixel bilinear interpolation, averaged where they shrink.
 
-    Bytes are rounded to whole numbers again, on a CPU as bytes: that takes a fifth of the time that
-    numbers take.
+    Bytes are rounded to whole numbers again, on a CPU as bytes: that takes a fifth of the time
+    that numbers take.
     """
     if images.shape[2:] == (height, width):
         return images
