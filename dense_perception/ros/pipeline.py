@@ -1,7 +1,7 @@
 """The networks of a configured node."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 import time
 
 from dense_perception.arrays import Image
@@ -98,7 +98,7 @@ def load_pipeline(settings: PerceptionSettings, tell: Callable[[str], None]) -> 
     if labels := choices.get('segmentation'):
         pipeline.segmenter = Segmenter(
             labels.network,
-            labels.card,
+            replace(labels.card, tile=None),  # tiles are for the published figures, and slow
             placement,
             width=settings.segmentation_width,
             refinement=settings.refinement,

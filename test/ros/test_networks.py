@@ -1,6 +1,10 @@
 """Each network in the node, on images of the bundled drive."""
 
+from dataclasses import replace
+from pathlib import Path
+
 from dense_perception.data.drives import rendered_drive, SHOWN_SEED
+from dense_perception.data.road_world import RoadWorld
 from dense_perception.labels import CITYSCAPES
 from dense_perception.networks import (
     CLASSIFIERS,
@@ -14,8 +18,15 @@ from dense_perception.predictors.device import choose_placement
 from dense_perception.predictors.flow_estimator import FlowEstimator
 from dense_perception.predictors.flow_refinement import refine_flow
 from dense_perception.predictors.segmenter import Segmenter
+from dense_perception.predictors.tensors import images_to_tensor, preprocess
 from dense_perception.ros.messages import image_to_array, message_to_flow, message_to_labels
-from dense_perception.weights.checkpoint import Card, Preprocessing, read_card, save_weights
+from dense_perception.weights.checkpoint import (
+    Card,
+    load_weights,
+    Preprocessing,
+    read_card,
+    save_weights,
+)
 from dense_perception.weights.published import find_weights, PUBLISHED
 import numpy as np
 import pytest
@@ -79,21 +90,59 @@ def test_every_network_is_among_those_that_the_node_runs():
 
 @pytest.mark.parametrize('network', SEGMENTATION_NETWORKS)
 def test_each_segmentation_network_labels_the_bundled_drive(bench, drive, network, tmp_path):
-    given = 'drive'  # the default, which stands for no choice
-    if network in SLOW:
-        given = save(tmp_path, network, width='compact', **SLOW[network])
+    given, width = save_lively(tmp_path, network), WIDTHS[network]
     running, message = results(
         bench,
         drive[:1],
         'labels',
         segmentation_network=network,
         segmentation_weights=given,
-        segmentation_width=WIDTHS[network],
+        segmentation_width=width,
         **NO_FLOW,
     )
     assert message.encoding == 'mono8'
+    labels = message_to_labels(message)
+    assert len(np.unique(labels)) > 1
+    alone = Segmenter.from_file(Path(given), device='cpu', precision='float32', width=width)
+    np.testing.assert_array_equal(labels, alone.segment(image_to_array(drive[0])).labels)
+    check_told(running, 'segmentation', network, trained=True)
+
+
+@pytest.mark.parametrize('network', ['fcn8s', 'deconvnet', 'crf_rnn'])
+def test_a_network_without_weights_labels_too_and_is_told_to_be_untrained(bench, drive, network):
+    running, message = results(
+        bench,
+        drive[:1],
+        'labels',
+        segmentation_network=network,
+        segmentation_width=WIDTHS[network],
+        **NO_FLOW,
+    )
     assert message_to_labels(message).max() < len(CITYSCAPES)
-    check_told(running, 'segmentation', network, trained=network in SLOW or shipped(network))
+    check_told(running, 'segmentation', network, trained=shipped(network))
+
+
+def test_the_node_labels_whole_images_where_the_published_figures_came_from_tiles(
+    bench, drive, tmp_path
+):
+    path = Path(save_lively(tmp_path, 'front_end_context', tile=(48, 56)))
+    _, message = results(
+        bench,
+        drive[:1],
+        'labels',
+        segmentation_weights=str(path),
+        segmentation_width=96,
+        **NO_FLOW,
+    )
+    network, card = load_weights(path)
+    image = image_to_array(drive[0])
+    in_tiles, whole = (
+        Segmenter(network, replace(card, tile=tile), CPU, width=96).segment(image).labels
+        for tile in (card.tile, None)
+    )
+    labels = message_to_labels(message)
+    np.testing.assert_array_equal(labels, whole)
+    assert (labels != in_tiles).any()
 
 
 @pytest.mark.parametrize('network', FLOW_NETWORKS)
@@ -167,6 +216,33 @@ def save(tmp_path, name, **arguments):
     card = Card(name, {'classes': 19, **arguments}, Preprocessing(), 'cityscapes')
     save_weights(tmp_path / 'mine.safetensors', card.build(), card)
     return str(tmp_path / 'mine.safetensors')
+
+
+def save_lively(tmp_path, name, **about):
+    """Write weights with which a network tells the bundled drive's pixels apart, untrained."""
+    torch.manual_seed(0)
+    arguments = {'classes': len(CITYSCAPES), 'width': 'compact', **SLOW.get(name, {})}
+    card = Card(name, arguments, Preprocessing(), 'cityscapes', **about)
+    network = card.build()
+    if name == 'super_parsing':
+        frames = [RoadWorld(seed).frame(0) for seed in (1, 2)]
+        network = type(network)(**arguments, settings={'smallest': 30, 'added': 0.01})
+        network.fit(
+            [frame.image[::3, ::3] for frame in frames],
+            [frame.labels[::3, ::3] for frame in frames],
+            np.random.default_rng(0),
+        )
+        card = replace(card, arguments=network.arguments)
+    for value in network.parameters():
+        if value.dim() > 1 and value.requires_grad:  # layers of scores begin at 0
+            torch.nn.init.kaiming_normal_(value)
+    if name == 'zoom_out':  # a class that is best on the whole would be so everywhere
+        image = images_to_tensor([RoadWorld(SHOWN_SEED).frame(0).image[::5, ::5]])
+        with torch.no_grad():
+            scores = network.eval()(preprocess(image, card.preprocessing))
+            network.classifier[-1].bias -= scores.mean((0, 2, 3))
+    save_weights(tmp_path / 'lively.safetensors', network, card)
+    return str(tmp_path / 'lively.safetensors')
 
 
 def test_weights_of_a_trained_crf_rnn_are_used_by_name_of_the_network(bench, drive, tmp_path):
