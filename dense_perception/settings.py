@@ -189,13 +189,14 @@ class PerceptionSettings(Settings):
     )
     segmentation_network: str = setting(
         '',
-        'network that labels, such as fcn8s; empty: the one that the weights hold. One without '
+        'network that labels, such as fcn8s or front_end_context_large; a name that is unknown is '
+        'refused with those that are; empty: the one that the weights hold. One without '
         'weights of its own is built compact and untrained',
     )
     flow_network: str = setting(
         '',
-        'flownet_simple or flownet_corr; empty: the one that the weights hold. One without '
-        'weights of its own is built compact and untrained',
+        'flownet_simple or flownet_corr, or either with _batch_norm; empty: the one that the '
+        'weights hold. One without weights of its own is built compact and untrained',
     )
     refinement: str = setting(
         'none', 'what refines the scores of all pixels before they are labels', choices=REFINEMENTS

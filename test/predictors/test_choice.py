@@ -78,9 +78,40 @@ def test_network_that_a_task_does_not_have_is_refused_with_those_it_has(task):
     with pytest.raises(SettingError) as caught:
         choose_network(task, 'unet', task.default_weights)
     assert str(caught.value).startswith(f"{task.name}_network is 'unet'; known are ")
-    assert all(name in str(caught.value) for name in task.networks)
+    assert all(name in str(caught.value) for name in (*task.networks, *task.forms))
 
 
 def test_missing_weights_are_named():
     with pytest.raises(WeightsError, match='none.safetensors: no such file'):
         choose_network(SEGMENTATION, 'fcn8s', 'none.safetensors')
+
+
+@pytest.mark.parametrize(
+    ('task', 'form', 'network', 'argument'),
+    [
+        (SEGMENTATION, 'front_end_context_large', 'front_end_context', ('large', True)),
+        (SEGMENTATION, 'dilation7', 'front_end_context', ('layers', 7)),
+        (SEGMENTATION, 'dilation8', 'front_end_context', ('layers', 8)),
+        (SEGMENTATION, 'dilation10', 'front_end_context', ('layers', 10)),
+        (SEGMENTATION, 'fcn16s_at_once', 'fcn16s', ('at_once', True)),
+        (SEGMENTATION, 'fcn8s_at_once', 'fcn8s', ('at_once', True)),
+        (FLOW, 'flownet_simple_batch_norm', 'flownet_simple', ('batch_norm', True)),
+        (FLOW, 'flownet_corr_batch_norm', 'flownet_corr', ('batch_norm', True)),
+    ],
+)
+def test_a_form_of_a_network_has_a_name_of_its_own(task, form, network, argument):
+    choice = choose_network(task, form, task.default_weights)
+    assert choice.card.network == network
+    assert argument in choice.card.arguments.items()
+    assert choice.trained == (form == 'dilation10')  # as `drive` is
+
+
+def test_weights_of_another_form_are_refused_with_what_they_have(tmp_path):
+    path = saved(tmp_path, 'front_end_context')
+    assert choose_network(SEGMENTATION, 'dilation8', path).trained  # 8 layers where unsaid
+    with pytest.raises(
+        WeightsError, match='with layers 8; segmentation_network asks for dilation7'
+    ):
+        choose_network(SEGMENTATION, 'dilation7', path)
+    with pytest.raises(WeightsError, match='with large False; .* for front_end_context_large'):
+        choose_network(SEGMENTATION, 'front_end_context_large', path)

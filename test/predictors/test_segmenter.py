@@ -134,6 +134,20 @@ def test_image_of_one_pixel_is_reflected_too(monkeypatch):
     assert Segmenter(FrontEnd(11, 'thin'), CARD, CPU).segment(picture(1, 5)).labels.shape == (1, 5)
 
 
+def test_the_network_sees_tiles_where_the_card_names_them():
+    tile = (48, 56)
+    segmenter = Segmenter(compact(), replace(CARD, tile=tile), choose_placement('cpu', 'float32'))
+    seen = []
+    segmenter.network.network.register_forward_pre_hook(
+        lambda _, given: seen.append(tuple(given[0].shape[2:]))
+    )
+    labels = segmenter.segment(picture(72, 96)).labels
+    assert len(seen) > 1
+    assert set(seen) == {tile}
+    whole = Segmenter(compact(), CARD, choose_placement('cpu', 'float32'))
+    assert (labels != whole.segment(picture(72, 96)).labels).any()
+
+
 def test_bfloat16_labels_agree_with_float32_ones():
     image = picture(128, 160)
     exact = Segmenter(compact(), CARD, CPU).segment(image).labels

@@ -154,6 +154,25 @@ def test_each_flow_network_estimates_flow_on_the_bundled_drive(bench, drive, net
     check_told(running, 'flow', network, trained=shipped(network))
 
 
+@pytest.mark.parametrize('form', SEGMENTATION.forms)
+def test_each_form_of_a_segmentation_network_is_run_by_its_name(bench, drive, form):
+    running, message = results(bench, drive[:1], 'labels', segmentation_network=form, **NO_FLOW)
+    choice = choose_network(SEGMENTATION, form, 'drive')
+    alone = Segmenter(choice.network, choice.card, CPU, width=64)
+    expected = alone.segment(image_to_array(drive[0])).labels
+    np.testing.assert_array_equal(message_to_labels(message), expected)
+    check_told(running, 'segmentation', choice.card.network, trained=choice.trained)
+
+
+@pytest.mark.parametrize('form', FLOW.forms)
+def test_each_form_of_a_flow_network_is_run_by_its_name(bench, drive, form):
+    _, message = results(bench, drive, 'flow', flow_network=form, **NO_LABELS)
+    choice = choose_network(FLOW, form, 'flow')
+    alone = FlowEstimator(choice.network, choice.card, CPU, width=64)
+    expected = alone.estimate(*map(image_to_array, drive))
+    np.testing.assert_allclose(message_to_flow(message), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize('network', PROPOSAL_NETWORKS)
 def test_each_proposal_network_ranks_masks_on_the_bundled_drive(bench, drive, network):
     running, message = results(
