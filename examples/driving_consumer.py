@@ -1,5 +1,5 @@
 """
-Publish how far a car can drive, and which pixels move by themselves.
+Publish how far a car can drive, and which pixels of the flow move by themselves.
 
 `python examples/driving_consumer.py --ros-args -p camera_height:=1.5 -p camera_pitch:=0.02`
 """
@@ -7,9 +7,9 @@ Publish how far a car can drive, and which pixels move by themselves.
 from dense_perception.geometry import free_space, moving
 from dense_perception.geometry.camera import Camera, mounted
 from dense_perception.geometry.ego_motion import estimate_ego_motion
-from dense_perception.ros.messages import labels_message, message_to_flow, message_to_labels
+from dense_perception.ros.messages import labels_message, message_to_labels
 import numpy as np
-from outputs import receive, receive_label_set, run
+from outputs import on_grid_of_flow, receive, receive_label_set, run
 from rclpy.node import Node
 from sensor_msgs.msg import Image
 from std_msgs.msg import Float32
@@ -44,9 +44,8 @@ class DrivingConsumer(Node):
         # Flow lies on the grid of the image before, and so must its labels.
         if before is None or before.header.stamp != reference.time_ref:
             return
-        settings = moving.MovingSettings(threshold_px=2.0)
-        straight, vectors = camera.rectified(), camera.rectify_flow(message_to_flow(flow))
-        classes = camera.rectify_labels(message_to_labels(before))
+        settings = moving.MovingSettings(threshold_px=2.0 * flow.width / camera.width)
+        vectors, classes, straight = on_grid_of_flow(flow, before, info)
         static = moving.static_mask(classes, self.label_set, settings)
         motion = estimate_ego_motion(vectors, straight, static=static)
         found = moving.find_moving(vectors, classes, straight, motion, self.label_set, settings)

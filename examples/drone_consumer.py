@@ -8,7 +8,7 @@ With an IMU on `imu`, the turn of the camera is taken from it; otherwise it is f
 from dense_perception.geometry.approach import sector_motion
 from dense_perception.geometry.camera import Camera, OPTICAL_IN_BODY
 from dense_perception.geometry.ego_motion import estimate_ego_motion, rotation_from_rate
-from dense_perception.ros.messages import message_to_flow
+from dense_perception.ros.messages import message_to_flow, scale_camera_info
 import numpy as np
 from outputs import receive, run, seconds
 from rclpy.node import Node
@@ -38,7 +38,7 @@ class DroneConsumer(Node):
 
     def on_flow(self, flow, reference, info):
         """Tell how soon each sector is met."""
-        camera = Camera.from_info(info)
+        camera = Camera.from_info(scale_camera_info(info, flow.width, flow.height))
         vectors, camera = camera.rectify_flow(message_to_flow(flow)), camera.rectified()
         end, start = seconds(flow.header.stamp), seconds(reference.time_ref)
         rates = [rate for at, rate in self.rates.items() if start <= at <= end]

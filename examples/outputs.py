@@ -5,8 +5,12 @@ import json
 from typing import Any
 
 from builtin_interfaces.msg import Time as TimeMessage
+import cv2
+from dense_perception.arrays import Flow, Labels
 from dense_perception.errors import InputError
+from dense_perception.geometry.camera import Camera
 from dense_perception.labels import LabelClass, LabelSet
+from dense_perception.ros.messages import message_to_flow, message_to_labels, scale_camera_info
 from dense_perception.ros.quality import latched_quality, result_quality
 from message_filters import Subscriber, TimeSynchronizer
 import rclpy
@@ -61,6 +65,20 @@ def receive_label_set(node: Node, callback: Callable[[LabelSet], None]) -> None:
         callback(LabelSet(content['name'], tuple(classes)))
 
     node.create_subscription(String, f'{SOURCE}/label_info', read, latched_quality())
+
+
+def on_grid_of_flow(flow: Image, labels: Image, info: CameraInfo) -> tuple[Flow, Labels, Camera]:
+    """
+    Return flow, the labels of where it begins, and their camera, without distortion.
+
+    With `flow_output_scale` below 1 flow is smaller than labels and camera info, and its vectors
+    are in pixels of its own size.
+    """
+    vectors = message_to_flow(flow)
+    size = flow.width, flow.height
+    camera = Camera.from_info(scale_camera_info(info, *size))
+    classes = cv2.resize(message_to_labels(labels), size, interpolation=cv2.INTER_NEAREST_EXACT)
+    return camera.rectify_flow(vectors), camera.rectify_labels(classes), camera.rectified()
 
 
 def seconds(stamp: TimeMessage) -> float:

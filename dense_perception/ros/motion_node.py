@@ -52,13 +52,19 @@ class MotionNodeSettings(Settings):
         'perception node need not label. Is read when the node starts',
     )
     stride: int = setting(
-        4, 'pixels; flow is looked at every so many rows and columns', low=1, high=64
+        4,
+        'pixels of the image; flow is looked at every so many rows and columns',
+        low=1,
+        high=64,
     )
     motion_step: int = setting(
-        16, "pixels; the same for finding the camera's motion", low=1, high=256
+        16, "pixels of the image; the same for finding the camera's motion", low=1, high=256
     )
     motion_threshold_px: float = setting(
-        1.0, "pixels off the camera's motion that still agree with it", low=0.01, high=100
+        1.0,
+        "pixels of the image off the camera's motion that still agree with it",
+        low=0.01,
+        high=100,
     )
     still_share: float = setting(
         0.9, 'share of pixels that a turn alone explains: the camera stays', low=0.5, high=1
@@ -202,8 +208,9 @@ class MotionNode(Consumer):
         seconds = (end_ns - start_ns) / 1e9
         if seconds <= 0:
             raise InputError(f'flow_reference is {-seconds} s after its image; it must be before')
-        grid = self._grid_of(self._camera_info)
-        flow = grid.flow(message_to_flow(job.flow))
+        flow = message_to_flow(job.flow)
+        grid = self._grid_of(self._camera_info, flow.shape[1::-1])
+        flow = grid.flow(flow)
         seen = self._seen(job.labels, grid)
         turn = self._turn(start_ns, end_ns, job.flow.header, grid)
         motion = self._motion(flow, grid, seen, turn)
@@ -211,20 +218,25 @@ class MotionNode(Consumer):
             self._publish_motion(job.flow.header, grid, motion, seconds)
         if wanted.intersection({'sectors', *ARRAYS}):
             settings = self.settings(SectorSettings)
-            settings = replace(settings, blind_px=settings.blind_px / grid.stride)
+            settings = replace(settings, blind_px=settings.blind_px / grid.pixels)
             sectors = sector_motion(flow, grid.straight, motion, seconds, settings)
             self._publish_sectors(job.flow.header, sectors, grid, seconds)
         if 'moving' in wanted and seen is not None:
             self._publish_moving(seen, flow, grid, motion)
         self.statistics.count_processed(age_s)
 
-    def _grid_of(self, info: CameraInfo) -> CoarseGrid:
-        """Return the pixels that are looked at, from the last image if it can."""
+    def _grid_of(self, info: CameraInfo, flow_size: tuple[int, int]) -> CoarseGrid:
+        """
+        Return the pixels that are looked at, from the last image if it can.
+
+        :param flow_size: width and height of the flow.
+        :raises InputError: the camera is none, or not that of the flow.
+        """
         camera = self._camera.of(info, rectified=self.settings(ConsumerSettings).rectified)
-        stride = min(self.settings(MotionNodeSettings).stride, camera.width, camera.height)
-        grid = self._grid
-        if grid is None or grid.camera is not camera or grid.stride != stride:
-            grid = self._grid = CoarseGrid(camera, stride)
+        stride = self.settings(MotionNodeSettings).stride
+        grid, wanted = self._grid, (camera, stride, flow_size)
+        if grid is None or (grid.camera, grid.stride, grid.flow_size) != wanted:
+            grid = self._grid = CoarseGrid(camera, stride, flow_size)
         return grid
 
     def _turn(self, start_ns: int, end_ns: int, header: Header, grid: CoarseGrid) -> Array | None:
@@ -277,8 +289,8 @@ class MotionNode(Consumer):
         """Find the camera's motion, where there are labels in what cannot move by itself."""
         own = self.settings(MotionNodeSettings)
         settings = EgoMotionSettings(
-            threshold_px=max(own.motion_threshold_px / grid.stride, 0.01),
-            step=max(own.motion_step // grid.stride, 1),
+            threshold_px=max(own.motion_threshold_px / grid.pixels, 0.01),
+            step=max(int(own.motion_step / grid.pixels), 1),
             still_share=own.still_share,
         )
         static = None
@@ -309,7 +321,7 @@ class MotionNode(Consumer):
     def _publish_moving(self, seen: Seen, flow: Flow, grid: CoarseGrid, motion: EgoMotion) -> None:
         """Publish the mask of what moves, on the grid of the labels."""
         settings = self.settings(MovingSettings)
-        coarse = replace(settings, threshold_px=max(settings.threshold_px / grid.stride, 0.01))
+        coarse = replace(settings, threshold_px=max(settings.threshold_px / grid.pixels, 0.01))
         found = find_moving(flow, seen.coarse, grid.straight, motion, seen.label_set, coarse)
         # What was looked at coarsely is cut out along the labels.
         movable = np.isin(seen.labels, class_indices(settings.movable, seen.label_set))

@@ -1,13 +1,15 @@
 """An example and the real node as processes, and rendered frames that are published to them."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 import signal
 import subprocess
 import sys
 import time
 
+from dense_perception.data.drives import rendered_drive, SHOWN_SEED
 from dense_perception.data.road_world import RoadWorld, RoadWorldSettings
+from dense_perception.ros.bags import write_drive
 from dense_perception.ros.messages import color_message
 import pytest
 import rclpy
@@ -26,15 +28,32 @@ NODE = (
 )
 
 
+def start_script(
+    script: str, parameters: Sequence[str], environment: Mapping[str, str], output: Path
+) -> subprocess.Popen[bytes]:
+    """Start a script of the repository, which prints into a file."""
+    arguments = [argument for value in parameters for argument in ('-p', value)]
+    with output.open('wb') as file:
+        return subprocess.Popen(
+            [sys.executable, str(ROOT / script), '--ros-args', *arguments],
+            env={**environment, 'PYTHONPATH': str(ROOT)},
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+
+
 class Stage:
     """Plays a rendered drive, back and forth, to a perception node and an example beside it."""
 
-    def __init__(self, environment: Mapping[str, str], folder: Path) -> None:
+    def __init__(
+        self, environment: Mapping[str, str], folder: Path, parameters: Sequence[str] = ()
+    ) -> None:
         self.environment, self.folder = environment, folder
         self.processes: list[subprocess.Popen[bytes]] = []
         self.outputs: list[Path] = []
         self.context = Context()
-        self.start('scripts/perception_node', *NODE)  # loads while the frames are rendered
+        # It loads while the frames are rendered.
+        self.start('scripts/perception_node', *NODE, *parameters)
         rclpy.init(context=self.context)
         self.node = rclpy.create_node('stage', context=self.context)
         self.executor = SingleThreadedExecutor(context=self.context)
@@ -48,16 +67,7 @@ class Stage:
         """Start a script of the repository; return the file of what it prints."""
         output = self.folder / f'{len(self.processes)}.txt'
         self.outputs.append(output)
-        arguments = [argument for value in parameters for argument in ('-p', value)]
-        with output.open('wb') as file:
-            self.processes.append(
-                subprocess.Popen(
-                    [sys.executable, str(ROOT / script), '--ros-args', *arguments],
-                    env={**self.environment, 'PYTHONPATH': str(ROOT)},
-                    stdout=file,
-                    stderr=subprocess.STDOUT,
-                )
-            )
+        self.processes.append(start_script(script, parameters, self.environment, output))
         return output
 
     def listen(self, kind: type, topic: str) -> list:
@@ -117,8 +127,37 @@ class Stage:
 
 
 @pytest.fixture
-def stage(ros_environment: Mapping[str, str], tmp_path: Path) -> Iterator[Stage]:
-    """Return a stage on which a perception node runs."""
-    stage = Stage(ros_environment, tmp_path)
+def stage(
+    request: pytest.FixtureRequest, ros_environment: Mapping[str, str], tmp_path: Path
+) -> Iterator[Stage]:
+    """Return a stage on which a perception node runs; its parameters may be told indirectly."""
+    stage = Stage(ros_environment, tmp_path, getattr(request, 'param', ()))
     yield stage
     stage.close()
+
+
+@pytest.fixture(scope='session')
+def bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a bag of the beginning of the bundled drive, with its camera."""
+    path = tmp_path_factory.mktemp('drive') / 'bag'
+    drive = rendered_drive(SHOWN_SEED, 8)
+    write_drive(path, drive.frames(), camera_matrix=drive.camera_matrix)
+    return path
+
+
+@pytest.fixture
+def example(
+    ros_environment: Mapping[str, str], tmp_path: Path
+) -> Iterator[Callable[..., tuple[subprocess.Popen[bytes], Path]]]:
+    """Return a function that starts an example, and returns it and the file that it prints to."""
+    processes = []
+
+    def start(script: str, *parameters: str) -> tuple[subprocess.Popen[bytes], Path]:
+        output = tmp_path / f'{Path(script).stem}.txt'
+        processes.append(start_script(script, parameters, ros_environment, output))
+        return processes[-1], output
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.wait()

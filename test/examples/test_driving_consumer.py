@@ -24,3 +24,15 @@ def test_labels_and_flow_become_a_distance_and_a_mask_of_what_moves(stage):
     assert re.search(r'free for [\d.]+ m; [\d.]+% moves', output.read_text())
     assert stage.close() == [0, 0]
     assert 'Traceback' not in output.read_text()
+
+
+@pytest.mark.parametrize('stage', [['flow_output_scale:=0.5']], indirect=True)
+def test_flow_at_half_the_size_of_the_image_gives_a_mask_of_its_size(stage):
+    masks = stage.listen(Image, '/driving_consumer/moving')
+    output = stage.start('examples/driving_consumer.py', 'camera_height:=1.4')
+    stage.play_until(lambda: bool(masks))
+    mask = message_to_labels(masks[0])
+    assert mask.shape == (90, 120)
+    assert (mask > 0).mean() < 0.5
+    assert stage.close() == [0, 0]
+    assert 'sizes must match' not in output.read_text()

@@ -34,3 +34,13 @@ def test_flow_becomes_a_time_for_each_sector_with_an_imu_and_without(stage):
     assert min(np.nanmin(message.data) for message in times) < 60
     assert stage.close() == [0, 0]
     assert 'Traceback' not in output.read_text()
+
+
+@pytest.mark.parametrize('stage', [['flow_output_scale:=0.5']], indirect=True)
+def test_flow_at_half_the_size_of_the_image_becomes_times_too(stage):
+    times = stage.listen(Float32MultiArray, '/drone_consumer/time_to_contact')
+    output = stage.start('examples/drone_consumer.py')
+    stage.play_until(lambda: any(np.isfinite(message.data).any() for message in times))
+    assert min(np.nanmin(message.data) for message in times) < 60
+    assert stage.close() == [0, 0]
+    assert 'sizes must match' not in output.read_text()

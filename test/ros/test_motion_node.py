@@ -11,6 +11,7 @@ import cv2
 from dense_perception.errors import InputError
 from dense_perception.geometry.camera import Camera, mounted, OPTICAL_IN_BODY, pixel_grid
 from dense_perception.labels import CITYSCAPES
+from dense_perception.predictors.compression import scaled_flow
 from dense_perception.ros.coarse import CoarseGrid
 from dense_perception.ros.messages import flow_message, labels_message, message_to_labels
 from dense_perception.ros.motion_node import MotionNode
@@ -289,6 +290,70 @@ def test_what_moves_is_masked_on_the_grid_of_its_labels(bench, camera):
         assert not mask[~car].any()
 
 
+# Flow that is smaller than the image, as `flow_output_scale` makes it.
+
+
+def heard_of_flow(running, flow):
+    """Publish flow and an IMU that stands still; return what becomes of it."""
+    sectors = running.listen('sectors', Image)
+    motions = running.listen('motion', TwistStamped)
+    end_ns = time.time_ns()
+    send_imu(running, end_ns, (0, 0, 0))
+    send_flow(running, flow, end_ns)
+    running.spin(lambda: sectors and motions)
+    values = np.frombuffer(sectors[0].data, np.float32)
+    values = values.reshape(sectors[0].height, sectors[0].width, 4)
+    linear = motions[0].twist.linear
+    return values, np.array((linear.x, linear.y, linear.z))
+
+
+@pytest.mark.parametrize('scale', [0.5, 0.25])
+@pytest.mark.parametrize('camera', [CAMERA, BENT], ids=['pinhole', 'distorted'])
+def test_smaller_flow_gives_the_same_sectors_and_motion_within_a_hundredth(bench, camera, scale):
+    running = bench(camera=camera, stride=4)
+    # A wall that is not faced, so that sectors differ.
+    points = plane(camera)
+    points /= 1 - 0.4 * camera.rays[..., :1] + 0.3 * camera.rays[..., 1:]
+    flow = world_flow(camera, points, path=(0.1, -0.05, 0.5)).astype(np.float32)
+    sectors, motion = heard_of_flow(running, flow)
+    small, motion_of_small = heard_of_flow(running, scaled_flow(flow, scale))
+    assert np.isfinite(sectors).all()
+    assert np.ptp(sectors[..., 3]) > 0.2  # seconds
+    for part in (np.s_[..., :2], np.s_[..., 2], np.s_[..., 3]):
+        tolerance = 0.01 * np.abs(sectors[part]).max()
+        np.testing.assert_allclose(small[part], sectors[part], rtol=0, atol=tolerance)
+    np.testing.assert_allclose(motion_of_small, motion, atol=0.01)
+
+
+@pytest.mark.parametrize('camera', [CAMERA, BENT], ids=['pinhole', 'distorted'])
+def test_what_moves_in_smaller_flow_is_masked_on_the_grid_of_the_labels(bench, camera):
+    running = bench(camera=camera, use_labels=True)
+    masks = running.listen('moving', Image)
+    flow, labels, car = road_with_car(camera, (0.3, 0, 0))
+    send_flow(running, scaled_flow(flow.astype(np.float32), 0.5), time.time_ns(), labels=labels)
+    running.spin(lambda: masks)
+    mask = message_to_labels(masks[0]) > 0
+    assert mask.shape == labels.shape
+    assert mask[car].mean() == pytest.approx(1, abs=0.1)
+    assert not mask[~car].any()
+
+
+@pytest.mark.parametrize('size', [(80, 50), (60, 60), (320, 240), (4, 3)])
+def test_flow_that_is_not_the_image_at_one_scale_is_refused(size):
+    with pytest.raises(InputError, match='or flow be smaller by a scale of 0.05 or more'):
+        CoarseGrid(CAMERA, 4, size)
+
+
+@pytest.mark.parametrize('scale', [0.05, 0.1, 0.33, 0.5, 0.77, 0.999])
+@pytest.mark.parametrize('size', [(161, 119), (480, 360), (37, 23)])
+def test_every_scale_that_the_perception_node_makes_is_taken(size, scale):
+    camera = Camera(*size, K)
+    small = scaled_flow(np.zeros((camera.height, camera.width, 2), np.float32), scale)
+    grid = CoarseGrid(camera, 4, small.shape[1::-1])
+    assert grid.flow(small).shape == (grid.straight.height, grid.straight.width, 2)
+    assert grid.pixels >= 3
+
+
 def test_without_use_labels_nobody_needs_to_label(bench):
     running = bench(use_labels=False)
     assert not running.peer.get_subscriptions_info_by_topic('/labels')
@@ -455,6 +520,19 @@ def test_coarse_flow_is_that_of_a_camera_with_fewer_pixels(stride):
     coarse = grid.straight
     expected = world_flow(coarse, plane(coarse), path=(0.1, 0, 0.4))
     np.testing.assert_allclose(grid.flow(flow), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize('stride', [1, 4, 8])
+def test_smaller_flow_is_thinned_out_less_and_lies_where_the_camera_of_its_grid_sees(stride):
+    camera = Camera(160, 120, K)
+    grid = CoarseGrid(camera, stride, (80, 60))
+    assert grid.pixels == max(stride, 2)
+    flow = world_flow(camera, plane(camera), path=(0.1, 0, 0.4)).astype(np.float32)
+    expected = world_flow(grid.straight, plane(grid.straight), path=(0.1, 0, 0.4))
+    np.testing.assert_allclose(grid.flow(scaled_flow(flow, 0.5)), expected, atol=1e-4)
+    places = np.tile(np.arange(160, dtype=np.uint8), (120, 1))
+    seen = grid.straight.rays[..., 0] * K[0, 0] + K[0, 2]  # columns of the camera
+    np.testing.assert_allclose(grid.labels(places), seen, atol=0.5)
 
 
 def test_a_mask_comes_back_to_every_pixel_through_distortion():

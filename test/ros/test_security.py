@@ -16,7 +16,6 @@ import rclpy
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
-from sensor_msgs.msg import Image
 
 pytestmark = pytest.mark.ros
 
@@ -32,6 +31,37 @@ SOMETIMES = (
 RIG = """cameras:
   front:
   left: {namespace: /rear, image_topic: rgb, info_topic: info}
+"""
+
+
+# Of a camera beside the nodes of this package.
+CAMERA_POLICY = """<policy version="0.2.0">
+  <enclaves>
+    <enclave path="/camera">
+      <profiles>
+        <profile ns="/" node="camera">
+          <topics subscribe="ALLOW">
+            <topic>/clock</topic>
+          </topics>
+          <topics publish="ALLOW">
+            <topic>/camera/image_raw</topic>
+            <topic>/parameter_events</topic>
+            <topic>/rosout</topic>
+          </topics>
+          <services reply="ALLOW">
+            <service>~/describe_parameters</service>
+            <service>~/get_parameter_types</service>
+            <service>~/get_parameters</service>
+            <service>~/list_parameters</service>
+            <service>~/set_parameters</service>
+            <service>~/set_parameters_atomically</service>
+            <service>~/get_type_description</service>
+          </services>
+        </profile>
+      </profiles>
+    </enclave>
+  </enclaves>
+</policy>
 """
 
 
@@ -179,12 +209,16 @@ def test_so_it_does_with_the_cameras_of_a_rig(started, peer, rig):
 
 @pytest.fixture
 def secured(ros_environment, tmp_path):
-    """The environment of a process under the policy, in the keystore that the tool makes."""
+    """The environment of a process under the policy, in a keystore that has a camera, too."""
     if not shutil.which('openssl'):
         pytest.skip('openssl is not installed')
     keystore = tmp_path / 'keystore'
     tool = [sys.executable, ROOT / 'tools' / 'make_keystore.py', keystore]
-    subprocess.run(tool, env=ros_environment, check=True, capture_output=True)
+    camera = tmp_path / 'camera.xml'
+    camera.write_text(CAMERA_POLICY)
+    for policy in (POLICY, camera):
+        command = [*tool, '--policy', policy]
+        subprocess.run(command, env=ros_environment, check=True, capture_output=True)
     return {
         **ros_environment,
         'ROS_SECURITY_KEYSTORE': str(keystore),
@@ -206,7 +240,7 @@ def start_of_a_participant(environment):
 NO_SECURITY = "This Fast DDS version doesn't have the security libraries"
 
 
-@pytest.mark.parametrize('enclave', ['/dense_perception', '/free_space', '/motion'])
+@pytest.mark.parametrize('enclave', ['/dense_perception', '/free_space', '/motion', '/camera'])
 def test_ros_takes_the_keystore_of_the_tool_as_far_as_its_middleware_goes(secured, enclave):
     # Without an enclave of this name, or with a file less, ROS 2 would say so instead.
     error = start_of_a_participant(secured | {'ROS_SECURITY_ENCLAVE_OVERRIDE': enclave})
@@ -218,35 +252,160 @@ def test_under_enforcement_no_node_starts_without_an_enclave(secured):
     assert 'SECURITY ERROR' in error
 
 
-def test_a_stranger_reads_labels_and_injects_images_only_where_there_is_no_security(
-    secured, ros_environment, peer, tmp_path
+class Part:
+    """A process that takes part, and what it has printed."""
+
+    def __init__(self, command, environment, output):
+        self._file = output
+        with output.open('wb') as file:
+            self.process = subprocess.Popen(command, env=environment, stdout=file, stderr=file)
+
+    @property
+    def output(self):
+        return self._file.read_text()
+
+    def wait_for(self, condition, timeout_s=60.0):
+        """Wait until a condition on what was printed holds; what has ended prints no more."""
+        deadline = time.monotonic() + timeout_s
+        while not condition(self.output):
+            ended = self.process.poll() is not None
+            assert time.monotonic() < deadline, self.output
+            assert not ended or condition(self.output), self.output
+            time.sleep(0.1)
+
+    def wait_until_tried(self):
+        """Wait until it takes part, or was refused and has ended."""
+        deadline = time.monotonic() + 60
+        while 'ready' not in self.output and self.process.poll() is None:
+            assert time.monotonic() < deadline, self.output
+            time.sleep(0.1)
+
+
+# The argument is the name of the node, whose services its enclave allows.
+CAMERA = """
+import sys
+import time
+import rclpy
+from sensor_msgs.msg import Image
+
+rclpy.init()
+publisher = rclpy.create_node(sys.argv[1]).create_publisher(Image, '/camera/image_raw', 10)
+image = Image(height=48, width=64, encoding='rgb8', step=192, data=bytes(48 * 192))
+print('ready', flush=True)
+while True:
+    publisher.publish(image)
+    time.sleep(0.1)
+"""
+READER = """
+import sys
+import rclpy
+from sensor_msgs.msg import Image
+
+rclpy.init()
+node = rclpy.create_node(sys.argv[1])
+read = lambda message: print('labels', flush=True)
+node.create_subscription(Image, '/dense_perception/labels', read, 10)
+print('ready', flush=True)
+rclpy.spin(node)
+"""
+
+
+def labels_in(output):
+    return output.count('labels\n')
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Return a function that starts Python in an environment; it ends with the test."""
+    parts = []
+
+    def run(environment, *arguments):
+        command = [sys.executable, *arguments]
+        parts.append(Part(command, environment, tmp_path / f'part_{len(parts)}.txt'))
+        return parts[-1]
+
+    yield run
+    for part in parts:
+        part.process.terminate()
+    for part in parts:
+        try:
+            part.process.wait(20)
+        finally:
+            part.process.kill()
+
+
+@pytest.fixture
+def perception(start):
+    """Return a function that starts a perception node and waits until it listens to a camera."""
+
+    def run(environment):
+        node = start(
+            environment,
+            *(ROOT / 'scripts' / 'perception_node', '--ros-args'),
+            *('-p', 'autostart:=true', '-p', 'device:=cpu', '-p', 'segmentation_width:=64'),
+            *('-p', "flow_weights:=''", '-r', 'image:=/camera/image_raw'),
+            *('-r', 'camera_info:=/camera/camera_info'),
+        )
+        node.wait_for(lambda output: 'active; listening' in output, timeout_s=120)
+
+    return run
+
+
+def test_without_security_a_stranger_reads_labels_and_injects_images(
+    ros_environment, perception, start
 ):
-    unprotected = NO_SECURITY in start_of_a_participant(secured)
-    command = [
-        *(sys.executable, ROOT / 'scripts' / 'perception_node', '--ros-args'),
-        *('-p', 'autostart:=true', '-p', 'device:=cpu', '-p', 'segmentation_width:=64'),
-        *('-p', "flow_weights:=''", '-r', 'image:=/camera/image_raw'),
-        *('-r', 'camera_info:=/camera/camera_info'),
-    ]
-    log = tmp_path / 'node.txt'
-    labels = []
-    peer.create_subscription(Image, '/dense_perception/labels', labels.append, 10)
-    camera = peer.create_publisher(Image, '/camera/image_raw', 10)
-    environment = ros_environment if unprotected else secured
-    with log.open('wb') as output:
-        node = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
-    try:
-        spin(peer, lambda: 'active; listening' in log.read_text() or node.poll(), timeout_s=120)
-        image = Image(height=48, width=64, encoding='rgb8', step=192, data=bytes(48 * 192))
-        deadline = time.monotonic() + (60 if unprotected else 5)
-        while not labels and time.monotonic() < deadline:
-            camera.publish(image)
-            peer.executor.spin_once(timeout_sec=0.1)
-        assert node.poll() is None, log.read_text()
-    finally:
-        node.terminate()
-        node.wait(20)
-    assert bool(labels) == unprotected
+    perception(ros_environment)
+    start(ros_environment, '-c', CAMERA, 'stranger')
+    start(ros_environment, '-c', READER, 'stranger').wait_for(labels_in)
+
+
+@pytest.fixture
+def enforced(secured):
+    """As `secured`, where the middleware has security."""
+    error = start_of_a_participant(secured)
+    if NO_SECURITY in error:
+        pytest.skip(NO_SECURITY)
+    assert not error
+    return secured
+
+
+@pytest.fixture
+def start_in(enforced, start):
+    """Return a function that starts a program in an enclave; empty: without keys."""
+    bare = {name: value for name, value in enforced.items() if 'ROS_SECURITY' not in name}
+
+    def run(enclave, program):
+        keys = enforced | {'ROS_SECURITY_ENCLAVE_OVERRIDE': f'/{enclave}'}
+        return start(keys if enclave else bare, '-c', program, enclave or 'stranger')
+
+    return run
+
+
+@pytest.mark.parametrize('other', ['', 'camera'], ids=['no keys', 'no right'])
+def test_labels_reach_the_reader_that_may_have_them_and_no_other(
+    enforced, perception, start_in, other
+):
+    perception(enforced)
+    start_in('camera', CAMERA)
+    stranger = start_in(other, READER)
+    stranger.wait_until_tried()
+    # So many that the other one, which began earlier, would have had some.
+    start_in('free_space', READER).wait_for(lambda output: labels_in(output) >= 50)
+    assert labels_in(stranger.output) == 0
+
+
+@pytest.mark.parametrize('other', ['', 'motion'], ids=['no keys', 'no right'])
+def test_images_come_from_the_camera_that_may_send_them_and_from_no_other(
+    enforced, perception, start_in, other
+):
+    perception(enforced)
+    reader = start_in('free_space', READER)
+    reader.wait_for(lambda output: 'ready' in output)
+    start_in(other, CAMERA).wait_until_tried()
+    time.sleep(5)  # of 50 images
+    assert labels_in(reader.output) == 0
+    start_in('camera', CAMERA)
+    reader.wait_for(labels_in)
 
 
 def test_every_node_that_a_launch_file_starts_is_in_the_enclave_of_its_name(started, peer, rig):
