@@ -1,7 +1,8 @@
 """Picture files, read with a look at the header before any memory is taken."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+import re
 from typing import Any
 
 import cv2
@@ -12,7 +13,22 @@ from numpy.typing import NDArray
 MAX_PIXELS = 1 << 26  # 8192 x 8192; a picture that claims more is refused before it is decoded
 
 PNG_START = b'\x89PNG\r\n\x1a\n'
+_JPEG_START = b'\xff\xd8'
 _MOST_PER_BYTE = 1032 * 8  # pixels of one bit that deflate, PNG's method, can hold in a byte
+
+_ANIMATION = (b'acTL', b'fcTL', b'fdAT')  # chunks; OpenCV reads beyond short ones
+# Chunks that hold a few bytes and unpack to megabytes, each of which the decoder unpacks.
+_PACKED = (b'iCCP', b'iTXt', b'zTXt')
+_MOST_PACKED = 16
+
+# The marker of a JPEG segment, after any number of fill bytes, and its length.
+_SEGMENT = re.compile(rb'\xff+([\xc0-\xcf\xda-\xfe])(..)', re.DOTALL)
+_START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_START_OF_SCAN = 0xDA
+# Every scan goes over the whole picture and may take ten bytes. A progressive file has about ten.
+# Length and number of components agree, or libjpeg takes it for damage.
+_SCAN = re.compile(rb'\xff\xda\x00(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)')
+_MOST_SCANS = 64
 
 
 @dataclass(frozen=True)
@@ -32,14 +48,14 @@ def read_header(data: bytes) -> PictureHeader:
     """
     if data.startswith(PNG_START):
         form, size, end = 'PNG', _png_size(data), data.rfind(b'IEND')
-    elif data.startswith(b'\xff\xd8'):
+    elif data.startswith(_JPEG_START):
         form, size, end = 'JPEG', _jpeg_size(data), data.rfind(b'\xff\xd9')
-    elif data[:4] == b'RIFF' and data[8:12] == b'WEBP':
+    elif _is_webp(data):
         claimed = 8 + int.from_bytes(data[4:8], 'little')
         form, size, end = 'WebP', _webp_size(data), len(data) if len(data) >= claimed else 0
     else:
         raise InputError(f'picture of {len(data)} bytes is neither JPEG nor PNG nor WebP')
-    # A thumbnail has an end of its own, before the size.
+    # A thumbnail has an end of its own, before the pixels.
     if size is None or end < size.offset:
         raise InputError(f'{form} picture of {len(data)} bytes is cut short or damaged')
     return PictureHeader(form, size.width, size.height)
@@ -47,9 +63,10 @@ def read_header(data: bytes) -> PictureHeader:
 
 def check_size(header: PictureHeader, data: bytes, max_pixels: int = MAX_PIXELS) -> None:
     """
-    Refuse a picture whose header claims no pixels, or more than are taken or its bytes can hold.
+    Refuse a picture that would take much more memory or time than its bytes and pixels need.
 
-    :raises InputError: it does.
+    :raises InputError: its header claims no pixels, or more than are taken or its bytes can hold;
+        a JPEG of very many scans; a PNG whose chunks are cut short, animate it, or unpack to much.
     """
     size = f'{header.form} picture of {header.width} x {header.height}'
     pixels = header.width * header.height
@@ -57,10 +74,32 @@ def check_size(header: PictureHeader, data: bytes, max_pixels: int = MAX_PIXELS)
         raise InputError(f'{size}; both sizes must be over 0')
     if pixels > max_pixels:
         raise InputError(f'{size}; at most {max_pixels} pixels are taken')
-    if header.form == 'PNG' and not _chunks_fit(data):
-        raise InputError(f'{size} in {len(data)} bytes is cut short or damaged')
-    if header.form == 'PNG' and pixels > len(data) * _MOST_PER_BYTE:
-        raise InputError(f'{size} in {len(data)} bytes is damaged; they cannot hold as much')
+    fault = ''
+    if header.form == 'PNG':
+        fault = _png_fault(data)
+        if not fault and pixels > len(data) * _MOST_PER_BYTE:
+            fault = 'is damaged; they cannot hold as much'
+    elif header.form == 'JPEG':
+        scans = len(_SCAN.findall(data))
+        if scans > _MOST_SCANS:
+            fault = f'has {scans} scans; at most {_MOST_SCANS} are taken'
+    if fault:
+        raise InputError(f'{size} in {len(data)} bytes {fault}')
+
+
+def check_decoded(header: PictureHeader, pixels: NDArray[Any]) -> None:
+    """
+    Refuse pixels of another size than the header was read to claim.
+
+    :param pixels: (H, W) or (H, W, channels), as decoded.
+    :raises InputError: they are.
+    """
+    height, width = pixels.shape[:2]
+    if (width, height) != (header.width, header.height):
+        raise InputError(
+            f'{header.form} picture of {header.width} x {header.height} is damaged; '
+            f'it was decoded as {width} x {height}'
+        )
 
 
 def read_pixels(path: Path, flags: int) -> NDArray[Any]:
@@ -86,66 +125,95 @@ def decode_pixels(path: Path, data: bytes, flags: int) -> NDArray[Any] | None:
     Decode the content of a picture file; None where OpenCV cannot.
 
     :param path: where it is from, for the message.
-    :raises InputError: it claims too large a size.
+    :raises InputError: a JPEG, PNG or WebP that `check_size` or `check_decoded` refuses.
     """
-    # OpenCV asserts that there is something to decode.
-    if not data or not _may_be_decoded(path, data):
+    if not data:  # OpenCV asserts that there is something to decode
         return None
     try:
-        return cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
+        # Another form is the decoder's business.
+        header = read_header(data) if _has_header(data) else None
+    except InputError:
+        return None
+    try:
+        if header is not None:
+            check_size(header, data)
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
+        if header is not None and pixels is not None:
+            check_decoded(header, pixels)
+    except InputError as error:
+        raise InputError(f'{path}: {error}') from error
     except cv2.error:
         return None
+    return pixels
 
 
-def _chunks_fit(data: bytes) -> bool:
-    """Return whether a PNG's chunks lie within it; OpenCV takes the memory that they claim."""
-    place = len(PNG_START)
+def _is_webp(data: bytes) -> bool:
+    return data[:4] == b'RIFF' and data[8:12] == b'WEBP'
+
+
+def _has_header(data: bytes) -> bool:
+    """Return whether a picture is of a form that `read_header` reads."""
+    return data.startswith((PNG_START, _JPEG_START)) or _is_webp(data)
+
+
+def _png_fault(data: bytes) -> str:
+    """
+    Return what is wrong with a PNG's chunks, nothing if they are well.
+
+    OpenCV takes the memory that chunks claim, whether they lie within the file or not.
+    """
+    place, packed = len(PNG_START), 0
     while place + 8 <= len(data):
         kind = data[place + 4 : place + 8]
         place += 12 + int.from_bytes(data[place : place + 4], 'big')  # length, kind, check sum
-        if kind == b'IEND':
-            return place <= len(data)
-    return False
-
-
-def _may_be_decoded(path: Path, data: bytes) -> bool:
-    try:
-        header = read_header(data)
-    except InputError:
-        # Another form is the decoder's business; of a PNG it takes the memory that chunks claim.
-        return not data.startswith(PNG_START)
-    try:
-        check_size(header, data)
-    except InputError as error:
-        raise InputError(f'{path}: {error}') from error
-    return True
+        if kind == b'IEND' and place <= len(data):
+            return ''
+        if kind in _ANIMATION:
+            return 'is animated; a single picture is taken'
+        packed += kind in _PACKED
+        if packed > _MOST_PACKED:
+            return f'has more than {_MOST_PACKED} compressed texts or profiles'
+    return 'is cut short or damaged'
 
 
 @dataclass(frozen=True)
 class _Size:
     width: int
     height: int
-    offset: int  # bytes, where the file gives it
+    offset: int  # bytes, where pixels follow at the earliest
 
 
 def _png_size(data: bytes) -> _Size | None:
-    if len(data) < 24:
+    """Read the first chunk; none other may come first, ISO/IEC 15948 section 5.6."""
+    if len(data) < 24 or data[8:16] != b'\0\0\0\x0dIHDR':
         return None
     return _Size(int.from_bytes(data[16:20], 'big'), int.from_bytes(data[20:24], 'big'), 16)
 
 
 def _jpeg_size(data: bytes) -> _Size | None:
-    """Walk the segments up to the start of frame, ITU-T T.81 section B.2.2."""
-    place = 2
-    while place + 9 <= len(data) and data[place] == 0xFF:
-        marker = data[place + 1]
-        if marker == 0xFF:  # fill byte
-            place += 1
-        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height = int.from_bytes(data[place + 5 : place + 7], 'big')
-            return _Size(int.from_bytes(data[place + 7 : place + 9], 'big'), height, place)
-        else:
-            place += 2 + int.from_bytes(data[place + 2 : place + 4], 'big')
+    """
+    Walk the segments up to the first scan, ITU-T T.81 section B.2.2.
+
+    libjpeg passes over stray bytes and over markers that have no length; a walk that read one
+    there would find the size elsewhere than libjpeg does. Neither belongs before a scan: a file
+    that has them is refused, as is a second start of frame.
+    """
+    size = None
+    place = len(_JPEG_START)
+    while segment := _SEGMENT.match(data, place):
+        marker, body = segment[1][0], segment.end()
+        length = int.from_bytes(segment[2], 'big')  # with its own two bytes
+        if length < 2:
+            return None
+        if marker == _START_OF_SCAN:
+            return size and replace(size, offset=body)
+        if marker in _START_OF_FRAME:
+            if size is not None:
+                return None
+            height = int.from_bytes(data[body + 1 : body + 3], 'big')
+            width = int.from_bytes(data[body + 3 : body + 5], 'big')
+            size = _Size(width, height, body)
+        place = body + length - 2
     return None
 
 

@@ -23,6 +23,10 @@ Array = NDArray[np.float64]
 # How many coefficients `sensor_msgs/distortion_models.hpp` gives each model that is a polynomial.
 DISTORTION_MODELS = {'': (0,), 'plumb_bob': (0, 4, 5), 'rational_polynomial': (0, 8)}
 
+# Pixels; a focal length or a principal point beyond these is of no camera, and squares of it, or
+# of its inverse, would not be finite.
+SHORTEST, LONGEST = 1e-3, 1e9
+
 # Optical axes in those of a body, REP-103: x forward, y left, z up.
 OPTICAL_IN_BODY = np.array(((0.0, 0.0, 1.0), (-1.0, 0.0, 0.0), (0.0, -1.0, 0.0)))
 
@@ -284,6 +288,12 @@ def _check_matrix(name: str, matrix: Array) -> None:
         raise InputError(
             f'camera {name} has focal lengths {matrix[0, 0]} and {matrix[1, 1]}; '
             'both must be over 0, is the camera calibrated?'
+        )
+    numbers = np.abs(matrix[[0, 1, 0, 1], [0, 1, 2, 2]])
+    if numbers[:2].min() < SHORTEST or numbers.max() > LONGEST:
+        raise InputError(
+            f'camera {name} is {matrix.tolist()}; focal lengths must be {SHORTEST:g} to '
+            f'{LONGEST:g} pixels, and the principal point within {LONGEST:g}'
         )
     shape = np.array(((matrix[0, 0], 0, matrix[0, 2]), (0, matrix[1, 1], matrix[1, 2]), (0, 0, 1)))
     if not np.allclose(matrix, shape, atol=1e-6 * matrix[0, 0]):

@@ -18,6 +18,7 @@ COUNTS = {'full': 500, 'compact': 125}
 RADIUS = 3  # superpixels from one to the next; reach of a sub-scene, section 3.1
 WINDOW = 256  # pixels along each side of a sub-scene and of the scene, section 3.1
 HIDDEN = {'full': 1024, 'compact': 256}  # width of the hidden layers; section 4
+MOST_HIDDEN = 8  # hidden layers; the paper has two
 
 # Sub-scenes that go through the network at once, by device: more no longer fit a CPU's cache.
 _CROPS = {'cpu': 4, 'cuda': 16}
@@ -54,10 +55,13 @@ class ZoomOut(FeatureTrunk):
         :param classes: channels of the scores.
         :param width: a name in `vgg16.SHAPES`.
         :param superpixels: of an image, about; 0 for those in COUNTS.
-        :param hidden_layers: of the classifier; 0 makes it linear.
+        :param hidden_layers: of the classifier, 0 to MOST_HIDDEN; 0 makes it linear.
         :param freeze_trunk: leave VGG-16 as it is, as the paper does.
         :param colors: order, mean and scale of the preprocessing; see `InputColors`.
+        :raises ValueError: there are fewer or more hidden layers.
         """
+        if not 0 <= hidden_layers <= MOST_HIDDEN:
+            raise ValueError(f'hidden_layers is {hidden_layers}; it must be 0 to {MOST_HIDDEN}')
         super().__init__(classes, width, freeze_trunk=freeze_trunk, colors=colors)
         self.count = superpixels or COUNTS[width]
         shape = SHAPES[width]

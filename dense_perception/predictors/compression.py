@@ -11,6 +11,7 @@ import cv2
 from dense_perception.arrays import Flow, Image, Labels, Mask
 from dense_perception.data.flow_files import flow_from_samples, flow_samples
 from dense_perception.data.picture_files import (
+    check_decoded,
     check_size,
     MAX_PIXELS,
     PNG_START,
@@ -130,4 +131,5 @@ def _decode(data: bytes, flags: int, max_pixels: int) -> NDArray[Any]:
         raise InputError(f'{size} cannot be decoded: {error.err}') from error
     if pixels is None:
         raise InputError(f'{size} and {len(data)} bytes is damaged and cannot be decoded')
+    check_decoded(header, pixels)
     return np.asarray(pixels)

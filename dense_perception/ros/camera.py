@@ -9,20 +9,14 @@ from dense_perception.arrays import Image
 from dense_perception.predictors.keyframes import Keyframes
 from dense_perception.ros.diagnostics import StreamStatistics
 from dense_perception.ros.outputs import Outputs
-from dense_perception.ros.quality import camera_quality
+from dense_perception.ros.quality import camera_quality, other_quality
 from dense_perception.settings import PerceptionSettings
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.node import Node
-from rclpy.qos import qos_policy_name_from_kind
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.time import Time
 from sensor_msgs.msg import CameraInfo, CompressedImage
 from sensor_msgs.msg import Image as ImageMessage
-
-try:
-    from rclpy.event_handler import SubscriptionEventCallbacks
-except ImportError:  # Humble
-    from rclpy.qos_event import SubscriptionEventCallbacks
 
 CameraMessage: TypeAlias = ImageMessage | CompressedImage
 
@@ -75,14 +69,17 @@ class Camera:
             self.statistics.count_received()
             put(message)
 
+        topic = self._named('image/compressed' if compressed else 'image')
         image = self._subscribe(
             CompressedImage if compressed else ImageMessage,
-            'image/compressed' if compressed else 'image',
+            topic,
             receive,
             callback_group=group,
-            event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._on_other_quality),
+            event_callbacks=other_quality(self._node, topic, self._on_other_quality),
         )
-        self._subscribe(CameraInfo, 'camera_info', self._on_info, callback_group=group)
+        self._subscribe(
+            CameraInfo, self._named('camera_info'), self._on_info, callback_group=group
+        )
         self.topic = image.topic_name
         self.statistics.restart_clock()
 
@@ -98,12 +95,15 @@ class Camera:
             self._node.destroy_subscription(self._subscriptions[-1])
             self._subscriptions.pop()
 
+    def _named(self, topic: str) -> str:
+        return f'{self.name}/{topic}' if self.name else topic
+
     def _subscribe(
         self, kind: type, topic: str, receive: Callable[[Any], None], **options: Any
     ) -> Any:
         subscription = self._node.create_subscription(
             kind,
-            f'{self.name}/{topic}' if self.name else topic,
+            topic,
             receive,
             camera_quality(),
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
@@ -115,15 +115,9 @@ class Camera:
     def _on_info(self, message: CameraInfo) -> None:
         self.info = message
 
-    def _on_other_quality(self, event: Any) -> None:
-        policy = qos_policy_name_from_kind(event.last_policy_kind)
-        topic = self._subscriptions[0].topic_name
-        self.other_quality = (
-            f'a publisher of {topic} offers another {policy} than is asked for; '
-            f'set qos_overrides.{topic}.subscription.{policy.split("_")[0].lower()}'
-        )
-        self._node.get_logger().warning(self.other_quality)
-        self.statistics.note_error(self.other_quality)
+    def _on_other_quality(self, told: str) -> None:
+        self.other_quality = told
+        self.statistics.note_error(told)
 
 
 def continues(previous: Previous, current: Previous, settings: PerceptionSettings) -> bool:

@@ -95,7 +95,7 @@ def read_label_info(text: str) -> LabelSet:
         )
         ids = [row['id'] for row in content['classes']]
         name = str(content['name'])
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise InputError(
             f'label_info is {text[:60]!r}: {type(error).__name__}: {error}; it must be JSON with '
             'name and classes, each of id, name and color'
@@ -105,6 +105,12 @@ def read_label_info(text: str) -> LabelSet:
             f'label_info {name[:60]!r} has ids {str(ids)[:60]}; they must be 0, 1, 2 ... and at '
             f'most {UNLABELLED} of them'
         )
+    for entry in classes:
+        if not all(0 <= part <= 255 for part in entry.color):
+            raise InputError(
+                f'label_info {name[:60]!r} has colour {str(entry.color)[:60]} of '
+                f'{entry.name[:60]!r}; each part must be 0 to 255'
+            )
     return LabelSet(name, classes)
 
 

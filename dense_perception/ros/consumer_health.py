@@ -54,9 +54,12 @@ class ConsumerHealth:
         array = DiagnosticArray(status=[status])
         array.header.stamp = self._node.get_clock().now().to_msg()
         self._publisher.publish(array)
+        self._node.worker.check()
 
     def _judged(self, new_bad: int, last_error: str, warning: str) -> tuple[bytes, str]:
         """Say in a word how it is."""
+        if trouble := self._node.worker.trouble:
+            return DiagnosticStatus.ERROR, trouble
         for entry in self._node.inputs.values():
             if entry.needed and self._silent(entry):
                 return self._silence(entry)

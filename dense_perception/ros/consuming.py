@@ -9,7 +9,6 @@ images, never latency. An image that cannot be used costs itself, and is told in
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from threading import Thread
 import time
 import traceback
 from typing import Any
@@ -17,21 +16,17 @@ from typing import Any
 from builtin_interfaces.msg import Time as TimeMessage
 from dense_perception.errors import InputError, SettingError
 from dense_perception.ros.diagnostics import StreamStatistics
-from dense_perception.ros.latest import Latest
+from dense_perception.ros.latest import in_words, Latest, Worker
 from dense_perception.ros.parameters import declare_parameters, read_parameters, rejected
+from dense_perception.ros.quality import other_quality
 from dense_perception.ros.serving import serve
 from dense_perception.settings import AnySettings, setting, Settings
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from rclpy.qos import qos_policy_name_from_kind, QoSProfile
+from rclpy.qos import QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
-
-try:
-    from rclpy.event_handler import SubscriptionEventCallbacks
-except ImportError:  # Humble
-    from rclpy.qos_event import SubscriptionEventCallbacks
 
 
 @dataclass(frozen=True)
@@ -98,7 +93,7 @@ class Consumer(ABC, Node):
         self.check_settings(self._settings)
         self.add_on_set_parameters_callback(self._on_parameters)
         self._latest: Latest[Any] = Latest()
-        self._thread = Thread(target=self._work, name=name)
+        self.worker = Worker(name, self._latest, self._work, self._blame)
 
     @abstractmethod
     def process(self, job: Any) -> None:
@@ -123,7 +118,7 @@ class Consumer(ABC, Node):
 
     def start(self) -> None:
         """Begin to work."""
-        self._thread.start()
+        self.worker.start()
 
     def serve(self, executor: SingleThreadedExecutor) -> None:
         """Serve until the context ends; an error in a callback is told and is no end."""
@@ -137,8 +132,7 @@ class Consumer(ABC, Node):
     def close(self) -> None:
         """Let the work in hand be finished, and wait for that; the context may have ended."""
         self._latest.close()
-        if self._thread.is_alive():
-            self._thread.join()
+        self.worker.join()
 
     @property
     def dropped(self) -> int:
@@ -170,14 +164,15 @@ class Consumer(ABC, Node):
             entry.heard_s = time.monotonic()
             callback(message)
 
+        def note_other_quality(told: str) -> None:
+            self.inputs[name].other_quality = told
+
         subscription = self.create_subscription(
             kind,
             name,
             note,
             quality,
-            event_callbacks=SubscriptionEventCallbacks(
-                incompatible_qos=lambda event: self._on_other_quality(name, event)
-            ),
+            event_callbacks=other_quality(self, name, note_other_quality),
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )
         self.inputs[name] = Input(subscription.topic_name, once, needed, time.monotonic())
@@ -213,35 +208,23 @@ class Consumer(ABC, Node):
             )
         return age_s
 
-    def _on_other_quality(self, name: str, event: Any) -> None:
-        policy = qos_policy_name_from_kind(event.last_policy_kind)
-        entry = self.inputs[name]
-        entry.other_quality = (
-            f'a publisher of {entry.topic} offers another {policy} than is asked for; '
-            f'set qos_overrides.{entry.topic}.subscription.{policy.split("_")[0].lower()}'
-        )
-        self.get_logger().warning(entry.other_quality)
-
     # The thread.
 
-    def _work(self) -> None:
-        while not self._latest.closed:
-            job = self._latest.take()
-            if job is None:
-                continue
-            try:
-                self.process(job)
-                self.waiting = ''
-            except Waiting as reason:
-                self.waiting = str(reason)
-            except InputError as error:
-                self.tell(str(error))
-            # Whatever an image brings, the next one is served.
-            except Exception as error:  # noqa: BLE001
-                if not self.context.ok():  # interrupted while publishing
-                    return
-                self.tell(f'{type(error).__name__}: {error}')
-                self.get_logger().error(traceback.format_exc(), throttle_duration_sec=10.0)
+    def _work(self, job: Any) -> None:
+        try:
+            self.process(job)
+            self.waiting = ''
+        except Waiting as reason:
+            self.waiting = str(reason)
+
+    def _blame(self, job: Any, error: BaseException) -> None:
+        """Count an image as bad, and say why; whatever it was, the next one is served."""
+        if not self.context.ok():  # interrupted while publishing
+            return
+        self.tell(in_words(error))
+        if not isinstance(error, InputError):
+            text = ''.join(traceback.format_exception(error))
+            self.get_logger().error(text, throttle_duration_sec=10.0)
 
     def tell(self, error: str) -> None:
         """Count an image that cannot be used, and say why."""

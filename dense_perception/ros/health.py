@@ -1,17 +1,20 @@
 """How the node is, told on `/diagnostics` once a second."""
 
 from collections.abc import Sequence
+import time
 
 from dense_perception.predictors.flow_estimator import FlowEstimator
 from dense_perception.predictors.segmenter import Segmenter
 from dense_perception.ros.camera import Camera
 from dense_perception.ros.diagnostics import status
+from dense_perception.ros.inference import Inference
 from dense_perception.ros.pipeline import Pipeline
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock, ClockType  # type: ignore[attr-defined]  # there in every version
 from rclpy.node import Node
 
 _PERIOD_S = 1.0
+_CLOCK_STANDS_S = 2.0  # seconds after which a simulated clock counts as stopped
 
 
 class Health:
@@ -25,8 +28,11 @@ class Health:
         """
         self.failure = ''  # why the last attempt to change the state came to nothing
         self.pipeline: Pipeline | None = None
+        self.inference: Inference | None = None  # while active
         self.cameras = cameras
         self._trouble = ''  # of the node as a whole, since the last diagnostics
+        # What the node's clock said last, and since when, in seconds of a clock that runs.
+        self._clock = node.get_clock().now(), time.monotonic()
         self._node = node
         self._publisher = node.create_publisher(DiagnosticArray, '/diagnostics', 10)
         # Not the node's own clock: without /clock, simulated time stands still.
@@ -41,9 +47,14 @@ class Health:
 
     def _publish(self) -> None:
         trouble, self._trouble = self._trouble, ''
+        now = self._node.get_clock().now()
+        if now != self._clock[0]:
+            self._clock = now, time.monotonic()
         array = DiagnosticArray(status=[self._of(camera, trouble) for camera in self.cameras])
-        array.header.stamp = self._node.get_clock().now().to_msg()
+        array.header.stamp = now.to_msg()
         self._publisher.publish(array)
+        if self.inference is not None:
+            self.inference.worker.check()
 
     def _of(self, camera: Camera, trouble: str) -> DiagnosticStatus:
         """Return the status of a camera."""
@@ -61,6 +72,8 @@ class Health:
             return DiagnosticStatus.STALE, 'not configured'
         if not camera.topic:
             return DiagnosticStatus.STALE, 'configured, not active'
+        if self.inference is not None and (stopped := self.inference.worker.trouble):
+            return DiagnosticStatus.ERROR, stopped
         if camera.statistics.silence_s > self.pipeline.settings.silence_warning_s:
             return self._silence(camera)
         deadline = self.pipeline.deadline
@@ -68,6 +81,12 @@ class Health:
             return DiagnosticStatus.ERROR, f'no results: {deadline.reason}'
         if trouble:
             return DiagnosticStatus.WARN, trouble
+        stands_s = time.monotonic() - self._clock[1]
+        if stands_s > _CLOCK_STANDS_S:
+            return DiagnosticStatus.WARN, (
+                f'use_sim_time is set, and /clock has stood still for {stands_s:.0f} s: ages of '
+                'results are wrong'
+            )
         if self.pipeline.late:
             return DiagnosticStatus.WARN, f'results come too late: {self.pipeline.late}'
         if deadline and deadline.short:

@@ -221,15 +221,23 @@ def scale_camera_info(info: CameraInfo, width: int, height: int) -> CameraInfo:
             [0, 0, 1],
         ]
     )
+    with np.errstate(over='ignore', invalid='ignore'):  # checked below
+        k = transform @ np.reshape(info.k, (3, 3))
+        p = transform @ np.reshape(info.p, (3, 4))
+    if not (np.isfinite(k).all() and np.isfinite(p).all()):
+        raise InputError(
+            f'camera info for an image of {width} x {height} is not finite; '
+            f'k is {info.k.tolist()}, p {info.p.tolist()}'
+        )
     return CameraInfo(
         header=info.header,
         width=width,
         height=height,
         distortion_model=info.distortion_model,
         d=info.d,
-        k=(transform @ np.reshape(info.k, (3, 3))).ravel(),
+        k=k.ravel(),
         r=info.r,
-        p=(transform @ np.reshape(info.p, (3, 4))).ravel(),
+        p=p.ravel(),
         roi=RegionOfInterest(do_rectify=info.roi.do_rectify),
     )
 

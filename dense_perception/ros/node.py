@@ -161,7 +161,7 @@ class PerceptionNode(LifecycleNode):
     def _activate(self, state: LifecycleState) -> None:
         assert self._pipeline is not None
         super().on_activate(state)
-        self._inference = Inference(self, self._pipeline)
+        self._inference = self._health.inference = Inference(self, self._pipeline)
         self._inference.start()
         compressed = self._pipeline.settings.image_transport == 'compressed'
         for camera in self.cameras:
@@ -182,7 +182,7 @@ class PerceptionNode(LifecycleNode):
         finally:
             if self._inference is not None:
                 self._inference.stop()
-                self._inference = None
+                self._inference = self._health.inference = None
 
     def _release(self) -> None:
         self._pipeline = self._health.pipeline = None

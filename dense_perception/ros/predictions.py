@@ -8,8 +8,8 @@ from dense_perception.arrays import Labels
 from dense_perception.predictors.mask_proposer import Proposals
 from dense_perception.predictors.segmenter import Segmentation
 from dense_perception.ros.camera import Camera, continues, Previous
-from dense_perception.ros.diagnostics import explain
 from dense_perception.ros.frame import Frame, Motion
+from dense_perception.ros.latest import in_words
 from dense_perception.ros.outputs import LABEL_OUTPUTS
 from dense_perception.ros.pipeline import Pipeline
 
@@ -30,6 +30,7 @@ class Predictions:
 
     def __init__(self, pipeline: Pipeline, attempt: Attempt) -> None:
         self._pipeline, self._attempt = pipeline, attempt
+        self.ran = False  # whether a network has, since who asks has set this so
 
     def carries(self, wanted: Collection[str]) -> bool:
         """Whether labels of some frames are carried along flow, for the outputs of a camera."""
@@ -42,13 +43,15 @@ class Predictions:
         :param frames: one of each camera at most.
         :returns: by camera; without those whose image could not be used.
         """
-        key = [frame for frame in frames if self._is_key(frame)]
-        labels = self._labelled(key)
-        for frame in key:
-            if frame.camera in labels:
-                frame.camera.keyframes.set(labels[frame.camera].labels)
+        due = {frame: self._attempt(frame.camera, self._is_key, frame) for frame in frames}
+        labelled = together([frame for frame in frames if due[frame]], self._label, self._attempt)
+        labels = {
+            camera: kept
+            for camera, result in labelled.items()
+            if (kept := self._attempt(camera, self._keep, camera, result)) is not None
+        }
         for frame in frames:
-            if frame not in key:
+            if due[frame] is False:  # None has been counted as bad
                 carried = self._attempt(frame.camera, self._carry, frame)
                 if carried is not None:
                     labels[frame.camera] = Segmentation(carried, None)
@@ -100,41 +103,55 @@ class Predictions:
         assert motion is not None  # else the image would be a keyframe
         return frame.camera.keyframes.carry(motion.flow)
 
-    def _labelled(self, frames: Sequence[Frame]) -> dict[Camera, Segmentation]:
-        """Have the network label images together; should that fail, each by itself."""
-        if not frames:
-            return {}
-        if len(frames) == 1:
-            camera = frames[0].camera
-            result = self._attempt(camera, self._segment, frames)
-            return {camera: result[0]} if result else {}
-        try:
-            results = self._segment(frames)
-        # Whatever it is, such as too little memory for all, it may be due to one of them alone.
-        except BaseException as error:  # noqa: BLE001
-            why = f'not labelled with others: {explain(error)}'
-        else:
-            return {frame.camera: result for frame, result in zip(frames, results, strict=True)}
-        # No longer with the error, which holds what the network was working on.
-        for frame in frames:
-            frame.camera.statistics.note_error(why)
-        alone = [self._labelled([frame]) for frame in frames]
-        return {camera: result for labels in alone for camera, result in labels.items()}
+    def _keep(self, camera: Camera, result: Segmentation) -> Segmentation:
+        camera.keyframes.set(result.labels)
+        return result
 
-    def _segment(self, frames: Sequence[Frame]) -> list[Segmentation]:
+    def _label(self, frames: Sequence[Frame]) -> dict[Camera, Segmentation]:
+        """Have the network label images in one pass."""
         segmenter = self._pipeline.segmenter
         assert segmenter is not None
         segmenter.width = self._pipeline.labelling_width
         images = [frame.image for frame in frames]
         confidence = any(frame.wants('confidence') for frame in frames)
-        return self._timed(
+        results = self._timed(
             'segmentation', frames, lambda: segmenter.segment_all(images, confidence=confidence)
         )
+        return {frame.camera: result for frame, result in zip(frames, results, strict=True)}
 
     def _timed(self, network: str, frames: Sequence[Frame], run: Callable[[], Result]) -> Result:
         """Run a network and count the run and its time for each image that it ran on."""
         started = time.monotonic()
         result = run()
+        self.ran = True
         for frame in frames:
             frame.camera.statistics.count_run(network, time.monotonic() - started)
         return result
+
+
+def together(
+    frames: Sequence[Frame],
+    step: Callable[[Sequence[Frame]], dict[Camera, Result]],
+    attempt: Attempt,
+) -> dict[Camera, Result]:
+    """
+    Take a step for images of several cameras at once; should that fail, for each by itself.
+
+    :param frames: one of each camera at most.
+    :param step: returns something for each camera.
+    :param attempt: takes the step for one camera, and costs that one alone its image.
+    :returns: by camera; without those for which the step failed.
+    """
+    if not frames:
+        return {}
+    if len(frames) > 1:
+        try:
+            return step(frames)
+        # Whatever it is, such as too little memory for all, it may be due to one of them alone.
+        except BaseException as error:  # noqa: BLE001
+            why = f'not with others: {in_words(error)}'
+        # No longer with the error, which holds what the network was working on.
+        for frame in frames:
+            frame.camera.statistics.note_error(why)
+    alone = [attempt(frame.camera, step, [frame]) or {} for frame in frames]
+    return {camera: result for results in alone for camera, result in results.items()}

@@ -8,6 +8,7 @@ from typing import cast, Protocol, TypeVar
 from dense_perception.errors import DensePerceptionError
 from dense_perception.memory import keep_memory
 from dense_perception.ros.diagnostics import explain
+from dense_perception.ros.latest import Ended
 from dense_perception.ros.process import quiet_interrupts
 import rclpy
 from rclpy.exceptions import (
@@ -99,6 +100,7 @@ def serve(node: Node, executor: Executor, tell: Callable[[str], None]) -> None:
 
     :param executor: holds the node.
     :param tell: takes each error in words.
+    :raises Ended: raised by a callback, because serving on would be of no use.
     """
     logged, until = '', 0.0
     while node.context.ok():
@@ -107,6 +109,8 @@ def serve(node: Node, executor: Executor, tell: Callable[[str], None]) -> None:
             return
         except ExternalShutdownException:
             return
+        except Ended:
+            raise
         except Exception as error:  # noqa: BLE001 - of a callback
             if not node.context.ok():  # it may end between two steps of the executor
                 return

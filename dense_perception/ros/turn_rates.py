@@ -12,6 +12,7 @@ from sensor_msgs.msg import Imu
 _KEPT_S = 2.0
 _KEPT = 4096  # measurements; two seconds of the fastest IMU
 _LATE_S = 0.05  # that a measurement may lie from either image
+_FASTEST = 1000.0  # rad/s; more than any gyroscope measures
 _BACK_S = 1.0  # a jump back in time that begins anew; less is a measurement out of order
 
 
@@ -27,15 +28,17 @@ class TurnRates:
         """
         Keep a measurement.
 
-        :raises InputError: it has no angular velocity, or one that is not finite.
+        :raises InputError: it has no angular velocity, or one that no IMU measures.
         """
         rate = message.angular_velocity
         values = (rate.x, rate.y, rate.z)
         # sensor_msgs/Imu: -1 says that there is no such measurement.
-        if message.angular_velocity_covariance[0] == -1 or not np.isfinite(values).all():
+        likely = bool((np.abs(values) <= _FASTEST).all())  # nan is not
+        if message.angular_velocity_covariance[0] == -1 or not likely:
             raise InputError(
                 f'imu has angular velocity {list(values)} with covariance beginning '
-                f'{message.angular_velocity_covariance[0]}; it must be finite rad/s'
+                f'{message.angular_velocity_covariance[0]}; it must be finite rad/s, '
+                f'at most {_FASTEST:g}'
             )
         stamp = nanoseconds(message.header.stamp)
         with self._lock:

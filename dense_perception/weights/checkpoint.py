@@ -12,7 +12,7 @@ from pathlib import Path
 import struct
 from typing import Any
 
-from dense_perception.errors import WeightsError
+from dense_perception.errors import DensePerceptionError, WeightsError
 from dense_perception.labels import LABEL_SETS, LabelClass, LabelSet
 from dense_perception.networks import NETWORKS
 from safetensors import safe_open, SafetensorError
@@ -22,8 +22,20 @@ from torch import nn, Tensor
 
 Shape = tuple[int, ...]
 
+# What values of a wrong type or size raise: in a network's constructor, and in reading a card.
+_CANNOT_BUILD = (
+    ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError,
+    DensePerceptionError,
+)  # fmt: skip
+_CANNOT_READ = (
+    AttributeError, KeyError, RecursionError, TypeError, ValueError, DensePerceptionError,
+)  # fmt: skip
+
 _CARD = 'dense_perception'  # key of the card in the file's metadata
 _LARGEST_HEADER = 10_000_000  # bytes; a header that says more is taken for damage
+_DEEPEST = 20  # lists and names within each other on a card
+_LONGEST = 400  # characters of what is told about a card
+_LARGEST_TILE = 8192  # pixels along a side, as in the largest picture; released ones have 1640
 
 
 @dataclass(frozen=True)
@@ -39,13 +51,15 @@ class Preprocessing:
     def __post_init__(self) -> None:
         if self.order not in ('rgb', 'bgr'):
             raise WeightsError(f'channel order is {self.order!r}; it must be rgb or bgr')
-        if not (0 < self.scale < math.inf):
-            raise WeightsError(f'preprocessing scale is {self.scale}; it must be above 0')
+        if not _is_finite(self.scale) or self.scale <= 0:
+            raise WeightsError(
+                f'preprocessing scale is {self.scale}; it must be above 0 and finite'
+            )
         for name in ('mean', 'second_mean'):
             mean = getattr(self, name)
             if mean is None and name == 'second_mean':
                 continue
-            if len(mean) != 3 or not all(math.isfinite(value) for value in mean):
+            if len(mean) != 3 or not all(map(_is_finite, mean)):
                 raise WeightsError(f'preprocessing {name} is {mean}; it must be three numbers')
             object.__setattr__(self, name, tuple(mean))
 
@@ -69,6 +83,14 @@ class Preprocessing:
         return torch.tensor(means, device=images.device)[:, :, None, None]
 
 
+def _is_finite(value: Any) -> bool:
+    """Whether a value is a number that torch can calculate with."""
+    try:
+        return math.isfinite(value)
+    except (OverflowError, TypeError):  # JSON has integers of any length
+        return False
+
+
 @dataclass(frozen=True)
 class Card:
     """What a weights file says about itself."""
@@ -90,13 +112,20 @@ class Card:
     def __post_init__(self) -> None:
         if self.upsampling not in ('half_pixel', 'zoom'):
             raise WeightsError(f'upsampling is {self.upsampling!r}; it must be half_pixel or zoom')
+        for name in ('arguments', 'notes'):
+            if not isinstance(getattr(self, name), Mapping):
+                raise WeightsError(f'{name} are {getattr(self, name)!r}; they must have names')
         object.__setattr__(self, 'label_classes', _as_tuples(self.label_classes))
         classes = tuple((name, tuple(color)) for name, color in self.label_classes)
         object.__setattr__(self, 'label_classes', classes)
         if self.tile is not None:
             sizes = tuple(self.tile)
-            if len(sizes) != 2 or not all(type(size) is int and size > 0 for size in sizes):
-                raise WeightsError(f'tile is {sizes}; it must be two numbers of pixels')
+            if len(sizes) != 2 or not all(
+                type(size) is int and 0 < size <= _LARGEST_TILE for size in sizes
+            ):
+                raise WeightsError(
+                    f'tile is {sizes}; it must be two numbers of pixels, 1 to {_LARGEST_TILE}'
+                )
             object.__setattr__(self, 'tile', sizes)
 
     def build(self) -> nn.Module:
@@ -109,7 +138,7 @@ class Card:
             raise WeightsError(f'network is {self.network!r}; known are {", ".join(NETWORKS)}')
         try:
             return NETWORKS[self.network](**self.arguments)
-        except (TypeError, KeyError, ValueError, RuntimeError) as error:
+        except _CANNOT_BUILD as error:
             raise WeightsError(f'{self.network} cannot be built: {error}') from error
 
     def labels(self) -> LabelSet:
@@ -189,10 +218,28 @@ def read_card(path: Path) -> Card:
         raise WeightsError(f'{path}: no card in it; it was not written by this package')
     try:
         values = json.loads(text)
+        _check_depth(values)
         preprocessing = Preprocessing(**values.pop('preprocessing'))
         return Card(preprocessing=preprocessing, **values)
-    except (ValueError, TypeError, KeyError, AttributeError, WeightsError) as error:
-        raise WeightsError(f'{path}: its card cannot be read: {error}') from error
+    except _CANNOT_READ as error:
+        raise WeightsError(f'{path}: its card cannot be read: {_in_a_line(error)}') from error
+
+
+def _check_depth(value: Any, left: int = _DEEPEST) -> None:
+    """Refuse what is nested too deep to be printed or copied."""
+    if not isinstance(value, dict | list):
+        return
+    if not left:
+        raise WeightsError(f'lists or names lie more than {_DEEPEST} deep in each other')
+    for part in value.values() if isinstance(value, dict) else value:
+        _check_depth(part, left - 1)
+
+
+def _in_a_line(error: Exception) -> str:
+    """Return what an error says without line breaks, and no more than anyone reads."""
+    text = ' '.join(str(error).split())
+    half = _LONGEST // 2  # what is wrong stands first, what would be right last
+    return text if len(text) <= _LONGEST else f'{text[:half]} ... {text[-half:]}'
 
 
 def load_weights(path: Path) -> tuple[nn.Module, Card]:
@@ -208,7 +255,7 @@ def load_weights(path: Path) -> tuple[nn.Module, Card]:
         with torch.device('meta'):  # takes no memory, whatever size the card asks for
             described = card.build()
     except WeightsError as error:
-        raise WeightsError(f'{path}: {error}') from error
+        raise WeightsError(f'{path}: {_in_a_line(error)}') from error
     _check_shapes(path, described)
     network = card.build()
     # `safe_open` 0.8 leaves some memory behind for each tensor that it gives.

@@ -109,7 +109,7 @@ def _check_pickle(file: Any, size: int) -> None:
     :raises _UnsafeError: it names something else than plain tensors, or more than there is.
     """
     previous, items, number = '', 0, 0
-    for name, argument in _operations(file):
+    for name, argument in _operations(file, size):
         if name == 'GLOBAL' and argument not in _ALLOWED | _STORAGES:
             raise _UnsafeError(
                 f'it names {str(argument).replace(" ", ".")}; only plain tensors are read'
@@ -129,8 +129,26 @@ def _check_pickle(file: Any, size: int) -> None:
         previous = name
 
 
-def _operations(file: Any) -> Iterator[tuple[str, Any]]:
-    for index, (operation, argument, _) in enumerate(pickletools.genops(file)):
+class _Within:
+    """
+    A file of which never more is asked than is left of it.
+
+    Python makes room for all that a pickle speaks of before it looks whether that is there.
+    """
+
+    def __init__(self, file: Any, size: int) -> None:
+        self._file, self._size = file, size
+        self.readline, self.tell = file.readline, file.tell
+
+    def read(self, count: int) -> bytes:
+        """Return the next bytes, as many as there are."""
+        content: bytes = self._file.read(min(count, max(0, self._size - self._file.tell())))
+        return content
+
+
+def _operations(file: Any, size: int) -> Iterator[tuple[str, Any]]:
+    within: Any = _Within(file, size)  # genops takes what has read, readline and tell
+    for index, (operation, argument, _) in enumerate(pickletools.genops(within)):
         if index >= _MOST_OPERATIONS:
             raise _UnsafeError(f'its pickle has more than {_MOST_OPERATIONS} operations')
         yield operation.name, argument

@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 import re
 
@@ -170,6 +171,87 @@ def test_marginals_are_close_to_those_of_all_pairs():
     )
     assert (approximate - exact).abs().max() < 0.1
     assert (approximate - exact).abs().mean() < 0.02
+
+
+def field_by_loops(unary, image, settings):
+    """
+    Krähenbühl and Koltun (2011), algorithm 1, in numpy: a loop over pairs of pixels and labels.
+
+    The self term is included or not and the kernels are normalised as `settings` say.
+    """
+    classes, rows, columns = unary.shape
+    places = [(row, column) for row in range(rows) for column in range(columns)]
+    # Python's numbers: differences of uint8 would wrap.
+    colors = [[float(value) for value in image[:, row, column]] for row, column in places]
+    spatial, bilateral = np.zeros((2, len(places), len(places)))
+    for i, (row, column) in enumerate(places):
+        for j, (other_row, other_column) in enumerate(places):
+            if i == j and not settings.self_term:
+                continue
+            distance = (row - other_row) ** 2 + (column - other_column) ** 2
+            difference = sum((a - b) ** 2 for a, b in zip(colors[i], colors[j], strict=True))
+            spatial[i, j] = math.exp(-distance / (2 * settings.spatial_deviation**2))
+            bilateral[i, j] = math.exp(
+                -distance / (2 * settings.bilateral_deviation**2)
+                - difference / (2 * settings.color_deviation**2)
+            )
+    weights = settings.spatial_weight * normalized(spatial, settings.normalization)
+    weights += settings.bilateral_weight * normalized(bilateral, settings.normalization)
+    costs = unary.numpy().reshape(classes, -1)
+    marginals = np.exp(-costs) / np.exp(-costs).sum(0)
+    for _ in range(settings.iterations):
+        energy = costs.copy()
+        for label in range(classes):
+            for other in range(classes):
+                if other != label:  # Potts: a pixel pays for what others do not agree on
+                    energy[label] += weights @ marginals[other]
+        marginals = np.exp(-energy) / np.exp(-energy).sum(0)
+    return torch.from_numpy(marginals.reshape(classes, rows, columns))
+
+
+def normalized(matrix, how):
+    sums = matrix.sum(1)
+    return {
+        'none': matrix,
+        'after': matrix / sums[:, None],
+        'before': matrix / sums[None],
+        'symmetric': matrix / np.sqrt(sums[:, None] * sums[None]),
+    }[how]
+
+
+def exact_settings(**changes):
+    fields = {'bilateral_weight': 2, 'bilateral_deviation': 4, 'color_deviation': 40}
+    return DenseCrfSettings(**{**fields, **changes})
+
+
+@pytest.mark.parametrize('self_term', [True, False])
+@pytest.mark.parametrize('normalization', NORMALIZATIONS)
+def test_mean_field_with_exact_kernels_is_that_of_loops_over_pairs(normalization, self_term):
+    settings = exact_settings(normalization=normalization, self_term=self_term)
+    unary = small_unary()
+    spatial = SpatialKernel(SIZE, settings.spatial_deviation, unary)
+    bilateral = exact_bilateral(settings.bilateral_deviation, settings.color_deviation)
+    kernels = [
+        (weight, NormalizedKernel(kernel, unary, normalization, self_term=self_term))
+        for weight, kernel in (
+            (settings.spatial_weight, spatial),
+            (settings.bilateral_weight, bilateral),
+        )
+    ]
+    found = mean_field(unary, kernels, settings.iterations)
+    expected = field_by_loops(unary, small_image(), settings)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert (found - torch.softmax(-unary, 0)).abs().max() > 0.1
+
+
+@pytest.mark.parametrize('self_term', [True, False])
+@pytest.mark.parametrize('normalization', NORMALIZATIONS)
+def test_field_without_colours_is_that_of_loops_over_pairs(normalization, self_term):
+    settings = exact_settings(bilateral_weight=0, normalization=normalization, self_term=self_term)
+    unary = small_unary()
+    found = DenseCrf(small_image().double(), settings).infer(unary)
+    expected = field_by_loops(unary, small_image(), settings)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
 def test_lattice_approaches_a_gaussian_over_points_that_lie_densely():

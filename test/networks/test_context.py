@@ -1,4 +1,5 @@
 from dense_perception.networks.context import ContextModule, FrontEndContext
+from dense_perception.networks.frontend import receptive_field
 import pytest
 import torch
 
@@ -47,6 +48,34 @@ def test_basic_module_sees_as_many_scores_as_published(layers, field):
     expected = torch.zeros_like(touched)
     expected[2:-2, 2:-2] = True
     assert torch.equal(touched, expected)
+
+
+def fields(module):
+    """Scores that each layer of the module sees, one after the other."""
+    field, found = 1, []
+    for layer in (*module.layers, module.final):
+        assert layer.stride == (1, 1)
+        field += layer.dilation[0] * (layer.kernel_size[0] - 1)
+        found.append(field)
+    return found
+
+
+@pytest.mark.parametrize('large', [False, True])
+@pytest.mark.parametrize('pad_once', [False, True])
+def test_each_layer_of_the_module_sees_as_many_scores_as_published(large, pad_once):
+    module = ContextModule(2, large=large, pad_once=pad_once)
+    assert fields(module) == [3, 5, 9, 17, 33, 65, 67, 67]
+
+
+@pytest.mark.parametrize(
+    ('layers', 'scores', 'pixels'), [(7, 35, 652), (8, 67, 908), (10, 259, 2444)]
+)
+def test_front_end_with_context_sees_as_many_pixels_as_published(layers, scores, pixels):
+    with torch.device('meta'):
+        network = FrontEndContext(19, layers=layers)
+    field = fields(network.context)[-1]
+    assert field == scores
+    assert receptive_field(network.front_end) + network.stride * (field - 1) == pixels
 
 
 def test_pascal_voc_module_pads_once_and_shrinks_back_to_66_scores():

@@ -4,6 +4,7 @@ from dense_perception.labels import UNLABELLED
 from dense_perception.networks import NETWORKS
 from dense_perception.networks.fcn import FCN8s, FCN16s, FCN32s
 from dense_perception.networks.layers import bilinear_kernel
+from dense_perception.networks.vgg16 import STAGES
 from dense_perception.weights.checkpoint import Card, load_weights, Preprocessing, save_weights
 import pytest
 import torch
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 
 ALL = [FCN32s, FCN16s, FCN8s]
 EVERY_PLACE = range(1, 65)  # sizes repeat their remainders modulo 32, the coarsest stride
+EVERY_SIZE = range(1, 2100)
 
 
 def on_meta(network, classes=21, width='full', **arguments):
@@ -33,6 +35,11 @@ def randomised(network):
         elif parameter.requires_grad:
             nn.init.normal_(parameter, std=0.1)
     return network.eval()
+
+
+def reach(layer):
+    """Rows beside the one that a layer stands on."""
+    return layer.dilation[0] * (layer.kernel_size[0] - 1)
 
 
 def count(parameters):
@@ -121,6 +128,32 @@ def test_scores_reach_beyond_the_crop_by_at_least_its_offset(network, slack):
         rows - network.last.offset - size for rows, size in zip(enlarged, EVERY_PLACE, strict=True)
     ]
     assert min(beyond) == slack
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('network', 'slack'), [(FCN32s, 19), (FCN16s, 27), (FCN8s, 31)])
+def test_scores_have_the_size_of_every_image_up_to_2099_pixels_and_reach_beyond_it(network, slack):
+    built = on_meta(network)
+    enlarged = []
+    last = built.get_submodule(network.last.name)
+    last.register_forward_hook(lambda _, __, out: enlarged.append(out.shape[2:]))
+    beyond = set()
+    for rows, columns in zip(EVERY_SIZE, reversed(EVERY_SIZE), strict=True):
+        assert built(image_on_meta(rows, columns)).shape == (1, 21, rows, columns)
+        for larger, size in zip(enlarged.pop(), (rows, columns), strict=True):
+            beyond.add(larger - network.last.offset - size)
+    assert min(beyond) == slack
+
+
+@pytest.mark.parametrize('network', ALL)
+def test_fc6_sees_404_pixels_and_moves_by_32(network):
+    built = on_meta(network)
+    field, stride = 1, 1
+    for names in STAGES:
+        for name in names:
+            field += stride * reach(built.get_submodule(name))
+        field, stride = field + stride, 2 * stride  # pooling of 2 x 2
+    assert (field + stride * reach(built.fc6), stride) == (404, 32)
 
 
 @pytest.mark.parametrize('network', ALL)

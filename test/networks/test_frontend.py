@@ -5,6 +5,8 @@ from dense_perception.networks.frontend import FrontEnd, receptive_field, score_
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
 
 MARGIN = 186  # Yu and Koltun's released predict.py pads by it
 
@@ -61,6 +63,49 @@ def test_every_image_size_gives_an_eighth_of_it_rounded_up(width):
         expected = (math.ceil(rows / 8), math.ceil(columns / 8))
         assert network(image).shape[2:] == expected
         assert (score_size(rows), score_size(columns)) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('width', ['full', 'compact'])
+def test_every_size_up_to_2999_pixels_gives_an_eighth_of_it_rounded_up(width):
+    network = on_meta(2, width)
+    padding = 2 * network.margin
+    sizes = range(1, 3000)
+    for rows, columns in zip(sizes, reversed(sizes), strict=True):
+        image = torch.empty(1, 3, rows + padding, columns + padding, device='meta')
+        assert network(image).shape == (1, 2, math.ceil(rows / 8), math.ceil(columns / 8))
+
+
+class Fields(TorchFunctionMode):
+    """Receptive field and stride after each convolution and pooling that is carried out."""
+
+    def __init__(self):
+        self.found = [(1, 1)]
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        field, stride = self.found[-1]
+        if function is torch.conv2d:
+            weight, _, (step, _), _, (dilation, _) = args[1:6]
+            reach = dilation * (weight.shape[2] - 1)
+            self.found.append((field + stride * reach, stride * step))
+        elif function is F.max_pool2d:
+            self.found.append((field + stride * (args[1] - 1), stride * args[1]))
+        return function(*args, **(kwargs or {}))
+
+
+def test_each_layer_sees_as_many_pixels_as_published():
+    network = on_meta(21)
+    image = torch.empty(1, 3, 500, 500, device='meta')
+    with Fields() as fields:
+        network(image)
+    assert fields.found[1:] == [
+        *((3, 1), (5, 1), (6, 2)),
+        *((10, 2), (14, 2), (16, 4)),
+        *((24, 4), (32, 4), (40, 4), (44, 8)),
+        *((60, 8), (76, 8), (92, 8)),
+        *((124, 8), (156, 8), (188, 8)),
+        *((380, 8), (380, 8), (380, 8)),  # fc6, fc7, final
+    ]
 
 
 def test_full_front_end_needs_186_reflected_pixels_and_the_compact_one_none():

@@ -37,6 +37,31 @@ def test_correlation_agrees_with_loops_over_pixels_and_shifts(size, reach, step)
     )
 
 
+def correlation_by_shifts(first, second, reach, step):
+    """Multiply with shifted copies of the whole map, one for each channel of the result."""
+    rows, columns = first.shape[2:]
+    padded = F.pad(second, (reach,) * 4)
+    shifts = range(0, 2 * reach + 1, step)  # 0 is a shift by -reach
+    return torch.stack(
+        [
+            (first * padded[:, :, down : down + rows, right : right + columns]).mean(1)
+            for down in shifts
+            for right in shifts
+        ],
+        1,
+    )
+
+
+@pytest.mark.parametrize('size', [(48, 64), (7, 45), (3, 5)])
+def test_correlation_at_the_published_reach_agrees_with_shifted_products(size):
+    random = torch.Generator().manual_seed(0)
+    first, second = torch.randn(2, 1, 16, *size, generator=random, dtype=torch.float64)
+    found = correlation(first, second)
+    expected = correlation_by_shifts(first, second, 20, 2)
+    assert found.shape == (1, 441, *size)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
 def test_correlation_has_441_channels_by_default():
     assert correlation(torch.zeros(1, 2, 3, 4), torch.zeros(1, 2, 3, 4)).shape == (1, 441, 3, 4)
 

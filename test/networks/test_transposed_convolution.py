@@ -90,6 +90,25 @@ def test_discriminator_mirrors_the_generator(dcgan):
     assert [layer.out_channels for layer in convolutions] == [128, 256, 512, 1024, 1]
 
 
+def test_discriminator_has_the_weights_of_the_mirrored_generator(dcgan):
+    with torch.device('meta'):
+        network = dcgan.Discriminator()
+    kernels = 25 * (3 * 128 + 128 * 256 + 256 * 512 + 512 * 1024) + 16 * 1024
+    normalised = 256 + 512 + 1024  # not the first layer; scale and shift of each channel
+    assert sum(value.numel() for value in network.parameters()) == kernels + 2 * normalised
+
+
+def test_discriminator_with_the_kernels_of_the_port_to_torch_has_its_weights_and_sizes(dcgan):
+    with torch.device('meta'):
+        network = dcgan.Discriminator((512, 256, 128, 64))
+        for place, layer in enumerate(network):
+            if isinstance(layer, nn.Conv2d) and layer.stride == (2, 2):
+                channels = layer.in_channels, layer.out_channels
+                network[place] = nn.Conv2d(*channels, 4, 2, 1, bias=layer.bias is not None)
+        assert network(torch.empty(2, 3, 64, 64)).shape == (2,)
+    assert sum(value.numel() for value in network.parameters()) == 2_765_568
+
+
 def test_each_step_trains_both_networks_by_their_own_losses(dcgan):
     torch.manual_seed(0)
     widths = (16, 16, 8, 8)

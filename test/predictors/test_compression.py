@@ -1,9 +1,16 @@
+import io
 import struct
 import zlib
 
 import cv2
 from dense_perception.data.flow_files import read_kitti_flow, write_kitti_flow
-from dense_perception.data.picture_files import PictureHeader, read_header, read_pixels
+from dense_perception.data.picture_files import (
+    check_decoded,
+    check_size,
+    PictureHeader,
+    read_header,
+    read_pixels,
+)
 from dense_perception.data.road_world import RoadWorld, RoadWorldSettings
 from dense_perception.errors import InputError
 from dense_perception.predictors.compression import (
@@ -14,6 +21,8 @@ from dense_perception.predictors.compression import (
     encode_labels,
     scaled_flow,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import numpy as np
 import pytest
 
@@ -156,6 +165,180 @@ def test_a_thumbnail_does_not_stand_for_the_end_of_a_picture_that_was_cut_short(
     with pytest.raises(InputError, match='cut short'):
         decode_picture(data[:2] + thumbnail + data[2:-200])
     assert decode_picture(data[:2] + thumbnail + data[2:]).shape == IMAGE.shape
+
+
+def pillow(**options) -> bytes:
+    """A JPEG as Pillow writes it, which a camera's resembles more than OpenCV's."""
+    image = pytest.importorskip('PIL.Image')
+    exif = image.Exif()
+    exif[0x0112] = 6  # turned by a quarter, which is not heeded
+    exif[0x010E] = 'a thumbnail begins like this: \xff\xd8\xff\xc0'
+    file = io.BytesIO()
+    pixels = IMAGE[:, :, 0] if options.pop('grey', False) else IMAGE
+    image.fromarray(pixels).save(file, 'JPEG', exif=exif, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        {},
+        {'grey': True},
+        {'progressive': True, 'quality': 95},
+        {'subsampling': '4:2:0', 'optimize': True},
+        {'subsampling': '4:4:4', 'icc_profile': b'\xff\xd9\xff\xc0' * 40000},
+        {'comment': b'front \xff\xda camera', 'restart_marker_blocks': 1},
+        {'restart_marker_rows': 1, 'progressive': True, 'dpi': (72, 72)},
+    ],
+    ids=str,
+)
+def test_jpegs_of_other_writers_are_read(options):
+    data = pillow(**options)
+    assert read_header(data) == PictureHeader('JPEG', 47, 33)
+    assert decode_picture(data).shape == IMAGE.shape
+
+
+def segment(marker: int, body: bytes) -> bytes:
+    return struct.pack('>BBH', 0xFF, marker, 2 + len(body)) + body
+
+
+def frame_header(width: int, height: int) -> bytes:
+    """The start of frame of a grey JPEG."""
+    return segment(0xC0, struct.pack('>BHHB', 8, height, width, 1) + bytes((1, 0x11, 0)))
+
+
+def test_bytes_that_fill_up_before_a_marker_and_after_the_end_are_passed_over():
+    data = encoded('.jpg')
+    frame = data.index(b'\xff\xc0')
+    data = data[:2] + b'\xff' * 3 + data[2:frame] + b'\xff' + data[frame:] + bytes(9)
+    assert read_header(data) == PictureHeader('JPEG', 47, 33)
+    assert decode_picture(data).shape == IMAGE.shape
+
+
+# What stands between the start of a JPEG and its segments, for a reader of the header to stumble
+# over: each was, or would be, read as another size than libjpeg takes, or is no JPEG.
+LENGTHLESS = [*range(0xD0, 0xDA), 0x00, 0x01]
+HIDDEN = segment(0xFE, frame_header(8, 8))  # a comment, to libjpeg
+STUMBLING = {
+    # Its "length" leads into the comment.
+    **{f'marker {marker:02X}': bytes((0xFF, marker, 0, 6)) + HIDDEN for marker in LENGTHLESS},
+    **{f'bare marker {marker:02X}': bytes((0xFF, marker)) for marker in LENGTHLESS},
+    'reserved marker': b'\xff\x02\x00\x06' + HIDDEN,
+    'stray bytes': bytes(3),
+    'stray bytes like a frame': frame_header(8, 8)[1:],
+    'length 0': b'\xff\xfe\x00\x00' + frame_header(8, 8),
+    'length 1': b'\xff\xe1\x00\x01' + frame_header(8, 8),
+    'length beyond the end': b'\xff\xe1\xff\xff',
+    'frame of another size': frame_header(8, 8),
+    'frame of the same size': frame_header(47, 33),
+    'scan before the frame': segment(0xDA, bytes((1, 1, 0, 0, 63, 0))),
+}
+
+
+@pytest.mark.parametrize('name', STUMBLING)
+def test_a_jpeg_whose_header_can_be_read_in_two_ways_is_refused(name, tmp_path):
+    good = encoded('.jpg')
+    data = good[:2] + STUMBLING[name] + good[2:]
+    with pytest.raises(InputError, match='JPEG picture of .* is cut short or damaged'):
+        decode_picture(data, max_pixels=1000)
+    path = tmp_path / 'stumbling.jpg'
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r'stumbling.jpg: .* cannot be decoded'):
+        read_pixels(path, cv2.IMREAD_COLOR)
+
+
+def test_a_jpeg_that_tells_its_height_after_the_scan_is_refused():
+    good = encoded('.jpg')
+    height = good.index(b'\xff\xc0') + 5
+    with pytest.raises(InputError, match='JPEG picture of 47 x 0; both sizes'):
+        decode_picture(good[:height] + bytes(2) + good[height + 2 :])
+
+
+def test_a_jpeg_of_very_many_scans_is_refused_before_any_of_them_is_decoded():
+    good = encoded('.jpg', cv2.IMWRITE_JPEG_PROGRESSIVE, 1)
+    again = segment(0xDA, bytes((1, 1, 0, 1, 63, 0x10)))  # ten bytes, once over the picture
+    assert decode_picture(good[:-2] + again * 20 + good[-2:]).shape == IMAGE.shape
+    with pytest.raises(InputError, match=r'JPEG .* has \d{4} scans; at most 64 are taken'):
+        decode_picture(good[:-2] + again * 1000 + good[-2:])
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack('>I', len(body)) + kind + body + struct.pack('>I', zlib.crc32(kind + body))
+
+
+@pytest.mark.parametrize(
+    ('added', 'message'),
+    [
+        (chunk(b'acTL', b''), 'is animated'),
+        (chunk(b'fcTL', bytes(2)), 'is animated'),
+        (chunk(b'zTXt', b'a\0\0' + zlib.compress(bytes(10**6))) * 17, 'has more than 16 compr'),
+    ],
+    ids=['animation', 'frame of an animation', 'texts'],
+)
+def test_png_chunks_that_cost_more_than_the_picture_are_refused(added, message):
+    good = encoded('.png')
+    with pytest.raises(InputError, match=f'PNG picture of 47 x 33 in .* {message}'):
+        decode_picture(good[:33] + added + good[33:])
+
+
+def test_texts_and_a_profile_in_a_png_are_passed_over():
+    added = chunk(b'tEXt', b'a\0b') * 40 + chunk(b'iTXt', b'a\0\0\0\0\0b') * 3
+    good = encoded('.png')
+    assert np.array_equal(decode_picture(good[:33] + added + good[33:]), IMAGE)
+
+
+def test_a_png_that_does_not_begin_with_its_header_is_refused():
+    good = encoded('.png')
+    with pytest.raises(InputError, match='PNG picture of .* damaged'):
+        decode_picture(good[:8] + chunk(b'tEXt', b'a\0bcd' + bytes(9)) + good[8:])
+
+
+def test_pixels_of_another_size_than_the_header_claims_are_refused():
+    header = PictureHeader('JPEG', 47, 33)
+    check_decoded(header, IMAGE)
+    with pytest.raises(InputError, match='JPEG picture of 47 x 33 .* decoded as 33 x 47'):
+        check_decoded(header, IMAGE.transpose(1, 0, 2))
+
+
+# Pieces of which a header is made up, for edits that mean something to a reader of it.
+PIECES = {
+    '.jpg': [HIDDEN, frame_header(8, 8), frame_header(300, 200), b'\xff', b'\xff\xd8\xff']
+    + [bytes((0xFF, marker, 0, length)) for marker in LENGTHLESS for length in (2, 6)]
+    + [bytes((0xFF, marker, 0, 2)) for marker in (0xC4, 0xDA, 0xDB, 0xE1, 0xFE)],
+    '.png': [chunk(kind, bytes(13)) for kind in (b'IHDR', b'tEXt', b'acTL', b'IDAT', b'IEND')]
+    + [struct.pack('>II', 300, 200), b'IHDR', b'\0\0\0\x0d'],
+    '.webp': [b'VP8X\x0a\0\0\0' + bytes(10), b'VP8 ', b'VP8L', b'ANIM', b'\x10', bytes(4)],
+}
+TAKEN = 47 * 33 // 2  # pixels; fewer than the pictures have
+
+
+@pytest.mark.parametrize('suffix', FORMS)
+def test_whatever_the_header_is_made_to_say_the_bound_holds(suffix):
+    good = encoded(suffix)
+    length = good.index(b'\xff\xda') if suffix == '.jpg' else 60
+    piece = st.sampled_from(PIECES[suffix]) | st.binary(min_size=1, max_size=4)
+    places = st.just(2) | st.integers(0, length)
+    edits = st.tuples(places, st.booleans(), st.lists(piece, min_size=1, max_size=3).map(b''.join))
+
+    @settings(max_examples=200, deadline=None)
+    @given(st.lists(edits, min_size=1, max_size=3))
+    def check(edits):
+        data = good
+        for place, insert, new in edits:
+            data = data[:place] + new + data[place if insert else place + len(new) :]
+        try:
+            header = read_header(data)
+            check_size(header, data, TAKEN)
+        except InputError:
+            with pytest.raises(InputError):
+                decode_picture(data, max_pixels=TAKEN)
+            return
+        # What the header was read to claim is what the decoder takes memory for.
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        assert pixels is None or pixels.shape == (header.height, header.width, 3)
+        assert header.height * header.width <= TAKEN
+
+    check()
 
 
 def test_bytes_of_random_damage_give_a_picture_or_an_input_error():

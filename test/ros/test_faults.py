@@ -1,8 +1,9 @@
 """
 Faults put into a real node; docs/faults.md tells of each what the node does.
 
-The name of a case is the row of that page. A case passes where the node is alive, says a clear
-word on /diagnostics or in its log, and labels the next good image.
+The name of a case is the row of that page. A case passes where the node says a clear word on
+/diagnostics or in its log, is alive and labels the next good image; or, where that cannot be, ends
+or waits as the page says.
 """
 
 from collections.abc import Callable
@@ -21,6 +22,8 @@ import cv2
 from dense_perception.errors import InputError
 from dense_perception.labels import CITYSCAPES
 from dense_perception.networks import NETWORKS, SEGMENTATION_NETWORKS
+from dense_perception.ros.inference import LOST_AFTER
+from dense_perception.ros.latest import Ended
 from dense_perception.ros.messages import image_to_array
 from dense_perception.ros.parameters import read_parameters
 from dense_perception.ros.recorder import Recorder
@@ -360,6 +363,18 @@ def claiming(data, width, height):
     return data[:16] + width.to_bytes(4, 'big') + height.to_bytes(4, 'big') + data[24:]
 
 
+def behind(data, added, place=2):
+    """A picture with bytes added, by default behind the start of a JPEG."""
+    return data[:place] + added + data[place:]
+
+
+# JPEG segments: a frame of 8 x 8, and a scan.
+FRAME = b'\xff\xc0\x00\x0b\x08\x00\x08\x00\x08\x01\x01\x11\x00'
+SCAN = b'\xff\xda\x00\x08\x01\x01\x00\x01\x3f\x10'
+# A marker without a length, and a comment in which a length read there finds the frame.
+MISLEADING = b'\xff\xd0\x00\x06\xff\xfe\x00\x0f' + FRAME
+ANIMATION = b'\0\0\0\x08acTL\0\0\0\x02\0\0\0\0\xf3\x8d\x93\x70'  # a PNG chunk
+
 BAD_PACKETS = {
     'nothing': (b'', 'of 0 bytes is neither JPEG nor PNG'),
     'garbage': (b'garbage', 'of 7 bytes is neither JPEG nor PNG'),
@@ -370,6 +385,10 @@ BAD_PACKETS = {
     'PNG damaged': (png()[:100] + bytes(200) + png()[300:], 'is damaged and cannot be decoded'),
     'PNG of an absurd size': (claiming(png(), 2**31 - 1, 2**31 - 1), 'at most 67108864 pixels'),
     'PNG of size 0': (claiming(png(), 0, 48), '0 x 48'),
+    'JPEG with a marker out of place': (behind(jpeg(), MISLEADING), 'is cut short or damaged'),
+    'JPEG of two frames': (behind(jpeg(), FRAME), 'is cut short or damaged'),
+    'JPEG of a thousand scans': (behind(jpeg(), SCAN * 1000, -2), 'has 1001 scans; at most 64'),
+    'PNG that is animated': (behind(png(), ANIMATION, 33), 'is animated'),
 }
 
 
@@ -524,10 +543,15 @@ def test_without_the_clock_that_it_is_told_to_use_the_node_labels_on(rig):
     rig.good()
     running.peer.destroy_publisher(clock)
     rig.told.clear()
-    rig.good()
-    rig.says('running')  # diagnostics do not wait for a clock that stands
+
+    def told():
+        rig.good()
+        return any('/clock has stood still' in text for _, text in rig.told)
+
+    running.spin(told)
+    rig.says('/clock has stood still', level=DiagnosticStatus.WARN)
     assert running.set(use_sim_time=False).successful
-    rig.good()
+    rig.goes_on()
 
 
 # Parameters.
@@ -536,7 +560,7 @@ BAD_PARAMETERS = {
     'unknown name': ('no_such_parameter', 1, 'declared'),
     'another type': ('overlay_opacity', 'much', 'type'),
     'an array': ('overlay_opacity', [0.5, 0.6], 'type'),
-    'unset': ('overlay_opacity', None, ''),
+    'unset': ('overlay_opacity', None, 'cannot be undeclared'),
     'out of range': ('overlay_opacity', 1.5, 'overlay_opacity'),
     'not a number': ('overlay_opacity', nan, 'overlay_opacity'),
     'infinite': ('max_flow_gap_s', inf, 'max_flow_gap_s'),
@@ -686,6 +710,7 @@ class Failing(torch.nn.Module):
     """A network that scores 19 classes by three numbers, or raises what a test puts in."""
 
     error: BaseException | None = None
+    lost = False  # whether every call raises what one on a lost device does
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -694,6 +719,8 @@ class Failing(torch.nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         error, Failing.error = Failing.error, None
+        if Failing.lost:
+            raise device_lost()
         if error is not None:
             raise error
         rows, columns = images.shape[2:]  # a score stands for what is left at the border, too
@@ -701,17 +728,23 @@ class Failing(torch.nn.Module):
 
 
 @pytest.fixture(scope='module')
-def fragile(request, tmp_path_factory):
-    """An active node whose network raises what is put into `Failing.error`, once."""
+def failing_weights(tmp_path_factory):
+    """Weights of a network that raises what a test puts in."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(NETWORKS, 'failing', Failing)
         patch.setitem(SEGMENTATION_NETWORKS, 'failing', Failing)
         path = tmp_path_factory.mktemp('weights') / 'failing.safetensors'
         card = Card('failing', {'classes': len(CITYSCAPES)}, Preprocessing(), CITYSCAPES.name)
         save_weights(path, card.build(), card)
-        with shared(request, segmentation_weights=str(path), flow_weights='') as rig:
-            rig.activate()
-            yield rig
+        yield path
+
+
+@pytest.fixture(scope='module')
+def fragile(request, failing_weights):
+    """An active node whose network raises what is put into `Failing.error`, once."""
+    with shared(request, segmentation_weights=str(failing_weights), flow_weights='') as rig:
+        rig.activate()
+        yield rig
 
 
 def out_of_memory():
@@ -719,12 +752,13 @@ def out_of_memory():
 
 
 def device_lost():
-    return torch.AcceleratorError('CUDA error: unspecified launch failure')
+    kind = getattr(torch, 'AcceleratorError', RuntimeError)  # of newer torch
+    return kind('CUDA error: unspecified launch failure')
 
 
 ERRORS: dict[str, tuple[Callable[[], BaseException], str]] = {
     'out of GPU memory': (out_of_memory, 'OutOfMemoryError: CUDA out of memory'),
-    'GPU lost': (device_lost, 'AcceleratorError: CUDA error'),
+    'GPU lost': (device_lost, 'Error: CUDA error'),
     'GPU driver gone': (lambda: RuntimeError('No CUDA GPUs are available'), 'No CUDA GPUs'),
     'out of memory': (MemoryError, 'MemoryError'),
     'disk full': (lambda: OSError(28, 'No space left on device'), 'No space left on device'),
@@ -742,6 +776,70 @@ def test_an_error_of_the_network_is_told_and_costs_only_its_image(fragile, name)
     fragile.publish(fragile.frame(5))
     fragile.says(word, level=DiagnosticStatus.WARN)
     fragile.good()
+
+
+def test_a_gpu_that_stays_lost_costs_a_few_images_and_then_ends_the_node(
+    bench, frame, failing_weights, monkeypatch
+):
+    ends: list = []
+    monkeypatch.setattr('threading.excepthook', lambda end: ends.append(end.exc_value))
+    monkeypatch.setattr(Failing, 'lost', False)
+    rig = Rig(bench, frame, segmentation_weights=str(failing_weights), flow_weights='')
+    rig.connect()
+    rig.good()
+    Failing.lost = True
+    for number in range(LOST_AFTER):
+        assert rig.running.thread.is_alive()
+        rig.publish(frame(10 + number))
+        rig.running.spin(lambda: rig.running.statistics().bad == number + 1)  # noqa: B023
+    rig.says('inference has stopped: the device fails all', level=DiagnosticStatus.ERROR)
+    rig.says('CUDA error: unspecified launch failure', level=DiagnosticStatus.ERROR)
+    rig.running.thread.join(10)
+    assert not rig.running.thread.is_alive()
+    (end,) = ends
+    assert isinstance(end, Ended)  # of which `run` makes a fatal line and status 1
+
+
+def test_errors_of_the_device_between_good_images_are_no_end(fragile):
+    for _ in range(LOST_AFTER + 1):
+        bad = fragile.running.statistics().bad
+        Failing.error = device_lost()
+        fragile.publish(fragile.frame(5))
+        fragile.running.spin(lambda: fragile.running.statistics().bad == bad + 1)  # noqa: B023
+        fragile.good()
+
+
+ENDING = """
+import sys
+
+from dense_perception.ros import free_space_node, node
+from dense_perception.ros.latest import LatestOfEach
+
+
+def killed(*arguments):
+    raise SystemExit('killed')
+
+
+LatestOfEach.take = killed
+sys.exit({module}.main())
+"""
+ENDINGS = {  # module of the node, and what it is told
+    'perception node': ('node', ['autostart:=true', 'device:=cpu', 'segmentation_width:=64']),
+    'free-space node': ('free_space_node', ['mounting:=parameters']),
+}
+
+
+@pytest.mark.parametrize('name', ENDINGS)
+def test_a_process_whose_thread_of_work_is_gone_ends_with_status_1(ros_environment, name):
+    module, values = ENDINGS[name]
+    parameters = [argument for value in values for argument in ('-p', value)]
+    command = [sys.executable, '-c', ENDING.format(module=module), '--ros-args', *parameters]
+    done = subprocess.run(
+        command, env=dict(ros_environment), capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 1, done.stderr
+    assert re.search(r'\[FATAL\].* has stopped: SystemExit: killed', done.stderr)
+    assert 'Traceback' not in done.stderr
 
 
 def test_the_thread_that_runs_the_networks_outlives_a_call_to_exit(fragile):
@@ -978,11 +1076,13 @@ def generate_launch_description():
         [ExecuteProcess(cmd={command!r}, respawn=True, respawn_delay=0.5, output='screen')]
     )
 """
-# Raises once in the callback that a file names, as soon as that file appears.
+# Raises once in the callback that a file names, or for `work` in the thread of the networks, as
+# soon as that file appears.
 TRAPS = """
 import pathlib
 import sys
 
+from dense_perception.ros.latest import LatestOfEach
 from dense_perception.ros.node import main
 from rclpy.node import Node
 
@@ -1010,6 +1110,7 @@ def wrap(method, place, name_of):
     setattr(Node, method, create)
 
 
+LatestOfEach.take = guarded('work', LatestOfEach.take)
 wrap('create_subscription', 2, lambda arguments: arguments[1])
 wrap('create_timer', 1, lambda arguments: 'timer')
 wrap('create_service', 2, lambda arguments: arguments[1].split('/')[-1])
@@ -1134,27 +1235,23 @@ def test_an_error_in_a_callback_is_told_and_the_node_labels_on(process, name):
     assert any(f'thrown in {name}' in text for text in said)
 
 
-SIGNALS = {
-    'kill -9': signal.SIGKILL,
-    'segmentation fault': signal.SIGSEGV,
-    'abort': signal.SIGABRT,
-    'SIGTERM': signal.SIGTERM,
+SIGNALS = {  # and what launch says of it in its log
+    'kill -9': (signal.SIGKILL, 'process has died'),
+    'segmentation fault': (signal.SIGSEGV, 'process has died'),
+    'abort': (signal.SIGABRT, 'process has died'),
+    'SIGTERM': (signal.SIGTERM, 'process has finished cleanly'),
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', SIGNALS)
 def test_a_node_that_dies_is_started_again_and_labels(process, name):
-    before = process.node()
-    before.send_signal(SIGNALS[name])
+    number, word = SIGNALS[name]
+    before, said = process.node(), len(process.launch.output())
+    before.send_signal(number)
     process.peer.spin(lambda: alive(process) not in (None, before.pid), timeout_s=10)
-    assert 'process has died' in ended(process)
+    assert word in process.launch.output()[said:]
     process.labelled(timeout_s=90)
-
-
-def ended(process):
-    """What launch says of ends; of an orderly one in other words."""
-    return process.launch.output().replace('process has finished cleanly', 'process has died')
 
 
 def alive(process):
@@ -1162,6 +1259,19 @@ def alive(process):
         return process.node().pid
     except (ValueError, psutil.Error):
         return None
+
+
+@pytest.mark.slow
+def test_a_node_whose_thread_of_work_is_gone_is_started_again_and_labels(process):
+    before, said = process.node(), len(process.launch.output())
+    process.trap.write_text('work')
+    process.camera.publish(process.peer.frame(1))  # the thread takes no other after it
+    process.peer.spin(lambda: alive(process) not in (None, before.pid), timeout_s=15)
+    heard = process.launch.output()[said:]
+    assert 'inference has stopped: RuntimeError: thrown in work' in heard
+    assert 'process has died' in heard
+    assert 'exit code 1' in heard
+    process.labelled(timeout_s=90)
 
 
 @pytest.mark.slow
@@ -1177,14 +1287,18 @@ def test_a_node_that_was_stopped_for_a_while_labels_on(process):
 @pytest.mark.slow
 def test_a_node_that_may_have_no_more_memory_says_so_and_labels_on(process):
     node = process.node()
+    said = len(process.launch.output())
+    process.told.clear()
     limit = node.memory_info().vms + 2**20
     resource.prlimit(node.pid, resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
-    process.camera.publish(process.peer.frame(2, size=(4000, 4000)))
-    word = re.compile('alloc|memory|MemoryError|died')
-    process.peer.spin(
-        lambda: word.search(process.launch.output()) or word.search(' '.join(process.told)),
-        timeout_s=30,
-    )
+    large = process.peer.frame(2, size=(4000, 4000))
+    word = re.compile('allocate|bad_alloc|MemoryError|process has died')
+
+    def told():
+        process.camera.publish(large)
+        return word.search(process.launch.output()[said:]) or word.search(' '.join(process.told))
+
+    process.peer.spin(told, timeout_s=30)
     if alive(process) == node.pid:
         resource.prlimit(node.pid, resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
     process.labelled(timeout_s=90)

@@ -6,15 +6,20 @@ The cases are those of test_faults.py, where a node with one camera gets them.
 
 from pathlib import Path
 import runpy
+from threading import Event
 
 from dense_perception.labels import CITYSCAPES
 from dense_perception.networks import NETWORKS, SEGMENTATION_NETWORKS
 from dense_perception.predictors.segmenter import Segmenter
+from dense_perception.ros.inference import Inference
 from dense_perception.ros.messages import image_to_array, message_to_labels
+from dense_perception.ros.predictions import Predictions
 from dense_perception.weights.checkpoint import Card, Preprocessing, save_weights
 from dense_perception.weights.published import find_weights
 import numpy as np
 import pytest
+import rclpy
+from rclpy.context import Context
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 import torch
 
@@ -120,6 +125,146 @@ def test_strange_stamps_of_one_camera_do_not_interrupt_the_flow_of_another(pair)
                 lambda message=message: pair.send('left', message),
                 lambda: bool(heard),
             )
+
+
+def test_an_encoding_that_changes_in_one_camera_costs_no_frame_of_another(pair):
+    heard = pair.labels['left']
+    for encoding, step in (('mono8', 64), ('bgra8', 256), ('mono16', 128), ('rgb8', 192)):
+        changes = {'encoding': encoding, 'step': step, 'data': bytes(48 * step)}
+        image = faults['spoiled'](pair.frame, **changes)
+        pair.check(encoding, lambda image=image: pair.send('left', image), lambda: bool(heard))
+        heard.clear()
+
+
+def test_bytes_that_are_no_message_of_one_camera_cost_no_frame_of_another(pair):
+    for data in (b'', b'\0\1\0\0garbage', b'\xff' * 100, b'\0\1\0\0' + b'\xff' * 99):
+        pair.check(data, lambda data=data: pair.images['left'].publish(data), lambda: True)
+    assert pair.running.statistics('left').bad == 0
+
+
+def test_another_type_on_the_topic_of_one_camera_costs_no_frame_of_another(pair):
+    context = Context()  # one participant gives a topic one type
+    rclpy.init(context=context)
+    stranger = rclpy.create_node('stranger', context=context)
+    other = stranger.create_publisher(CompressedImage, '/left/image', 1)
+    pair.running.spin(lambda: pair.running.node.count_publishers('/left/image') == 2)
+    packet = CompressedImage(format='jpeg', data=b'abc')
+    pair.check('another type', lambda: other.publish(packet), lambda: True)
+    stranger.destroy_node()
+    context.try_shutdown()
+
+
+def test_subscribers_of_one_camera_come_and_go_without_a_frame_of_another_lost(pair):
+    peer = pair.running.peer
+    (labels,) = (
+        output
+        for output in pair.running.node.publishers
+        if output.topic_name == '/dense_perception/left/labels'
+    )
+    for _ in range(3):
+        visitors: list = []
+
+        def come(visitors=visitors):
+            visitors += [
+                peer.create_subscription(
+                    Image, f'/dense_perception/left/{name}', lambda _: None, 1
+                )
+                for name in faults['OUTPUTS']
+            ]
+
+        def go(visitors=visitors):
+            while visitors:
+                peer.destroy_subscription(visitors.pop())
+
+        pair.check('come', come, lambda: labels.get_subscription_count() == 2)
+        pair.check('go', go, lambda: labels.get_subscription_count() == 1)
+
+
+class Round:
+    """The next images of both cameras, taken together while something goes wrong."""
+
+    def __init__(self, pair, monkeypatch):
+        self.pair, self.monkeypatch = pair, monkeypatch
+
+    def check(self, fail):
+        """Let something fail once the networks are busy; two images wait for the next round."""
+        pair, entered, opened = self.pair, Event(), Event()
+        labels = Predictions.labels
+
+        def waits(predictions, frames):
+            entered.set()
+            assert opened.wait(20)
+            return labels(predictions, frames)
+
+        with self.monkeypatch.context() as patch:
+            patch.setattr(Predictions, 'labels', waits)
+            pair.send('front', self.next('front'))
+            pair.running.spin(entered.is_set)
+        fail()
+        counts = [pair.running.statistics(name) for name in ('front', 'left')]
+        before = [statistics.received for statistics in counts]
+        for name in ('front', 'left'):
+            pair.send(name, self.next(name))
+        pair.running.spin(
+            lambda: (
+                [statistics.received for statistics in counts]
+                == [received + 1 for received in before]
+            )
+        )
+        done = sum(statistics.processed + statistics.bad for statistics in counts)
+        opened.set()
+        pair.running.spin(
+            lambda: sum(statistics.processed + statistics.bad for statistics in counts) == done + 3
+        )
+
+    def next(self, name):
+        self.pair.numbers[name] += 1
+        return self.pair.frame(self.pair.numbers[name])
+
+
+def once(error):
+    """Return a function that raises on the first call, and the calls so far."""
+    calls: list = []
+
+    def raises(*arguments):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise error
+
+    return raises, calls
+
+
+def test_an_error_with_the_labels_of_one_camera_costs_no_frame_of_the_same_round(
+    pair, monkeypatch
+):
+    left = next(camera for camera in pair.running.node.cameras if camera.name == 'left')
+    raises, calls = once(RuntimeError('thrown while kept'))
+    Round(pair, monkeypatch).check(lambda: monkeypatch.setattr(left.keyframes, 'set', raises))
+    assert len(calls) == 1
+    assert 'thrown while kept' in pair.running.statistics('left').last_error
+    assert pair.running.statistics('left').bad == 1
+    assert pair.running.statistics('front').last_error == ''
+    assert pair.figures() == pair.before
+    pair.film()
+    pair.film('left')
+
+
+@pytest.mark.parametrize(('owner', 'step'), [(Inference, '_resize_flow'), (Predictions, 'labels')])
+def test_where_a_step_fails_for_all_cameras_each_is_served_alone(pair, monkeypatch, owner, step):
+    original = getattr(owner, step)
+    raises, calls = once(RuntimeError('thrown for all'))
+
+    def fails(*arguments):
+        raises(*arguments)
+        return original(*arguments)
+
+    Round(pair, monkeypatch).check(lambda: monkeypatch.setattr(owner, step, fails))
+    assert len(calls) == 3  # together, and each alone
+    for name in ('front', 'left'):
+        assert pair.running.statistics(name).bad == 0
+        assert 'thrown for all' in pair.running.statistics(name).last_error
+    pair.film()
+    pair.film('left')
 
 
 def test_a_bad_camera_info_of_one_camera_leaves_that_of_another(pair):

@@ -342,6 +342,20 @@ def test_a_compressed_image_of_absurd_size_is_refused_before_decoding(suffix, pl
         compressed_to_array(message)
 
 
+# A marker without a length, and a comment in which a length read there finds a frame of 8 x 8.
+FRAME = b'\xff\xc0\x00\x0b\x08\x00\x08\x00\x08\x01\x01\x11\x00'
+MISLEADING = b'\xff\xd0\x00\x06\xff\xfe\x00\x0f' + FRAME
+
+
+@pytest.mark.parametrize('inserted', [MISLEADING, FRAME, b'\xff\xd9', bytes(2)])
+def test_a_compressed_image_whose_size_can_be_read_in_two_ways_is_refused(inserted):
+    message = compressed_message('.jpg', picture(480, 640))
+    assert compressed_to_array(message).shape == (480, 640, 3)
+    message.data[2:2] = type(message.data)('B', inserted)
+    with pytest.raises(InputError, match=r"'bgr8; jpg .*JPEG picture of \d+ bytes is cut short"):
+        compressed_to_array(message)
+
+
 def test_labels_go_to_a_message_and_back():
     labels = picture(channels=1)[..., 0]
     message = labels_message(labels, HEADER)

@@ -1,25 +1,33 @@
+from dataclasses import replace
 import math
+from pathlib import Path
 
 import cv2
-from dense_perception.data.objects import ObjectImage
+from dense_perception.data.objects import boxes, ObjectImage, ObjectImages
 from dense_perception.data.segmentation import camvid
 from dense_perception.errors import InputError, SettingError, WeightsError
 from dense_perception.labels import CAMVID
 from dense_perception.networks.masks import Masks
 from dense_perception.predictors.mask_proposer import MaskProposer
+from dense_perception.predictors.tensors import preprocess
 from dense_perception.training.loop import BEST, TrainingLoop
 from dense_perception.training.masks import (
     mask_iou,
     mask_loss,
     MaskBatch,
     MasksRecipe,
+    OBJECT_CLASSES,
     ObjectWindows,
     street_objects,
+    THRESHOLD,
 )
 from dense_perception.weights.checkpoint import Card, save_weights
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+
+CAMVID_DATA = Path(__file__).parents[2].parent / 'shared' / 'data' / 'camvid'
 
 
 def scene(seed):
@@ -177,3 +185,54 @@ def test_deep_mask_then_sharp_mask_learn_a_few_scenes_by_heart(tmp_path):
     loop = TrainingLoop(network, sharp.task(), sharp.recipe, tmp_path / 'sharp')
     loop.run()
     assert sharp.evaluate(loop.averaged)['mask_iou'] > max(0.8, scores['mask_iou'])
+
+
+def largest_objects():
+    """Return four labelled images, each with its largest car, pedestrian or cyclist alone."""
+    images = ObjectImages(camvid(CAMVID_DATA, 'train'), CAMVID, OBJECT_CLASSES['camvid'])
+    found = []
+    for index in (100, 150, 200, 300):
+        image = images[index]
+        areas = np.bincount(image.objects.ravel())
+        largest = max((box.number for box in boxes(image.objects)), key=lambda box: areas[box])
+        found.append(ObjectImage(image.image, (image.objects == largest).astype(np.int32)))
+    return found
+
+
+def one_mask_each(recipe, images):
+    """Return a batch of one window for each image, as training draws those that teach masks."""
+    drawn = []
+    for image in images:
+        samples = ObjectWindows(recipe, [image], [image]).batch(np.random.default_rng(0), 16)
+        place = int(samples.of_mask.nonzero()[0])
+        drawn.append([values[place : place + 1] for values in vars(samples).values()])
+    return MaskBatch(*(torch.cat(values) for values in zip(*drawn, strict=True)))
+
+
+def pixel_accuracies(network, learnt):
+    with torch.inference_mode():
+        logits, _ = network.eval()(preprocess(learnt.patches, windows().card.preprocessing))
+    size = learnt.masks.shape[1:]
+    larger = F.interpolate(logits[:, None], size, mode='bilinear', align_corners=False)[:, 0]
+    return ((larger.sigmoid() > THRESHOLD) == learnt.masks).float().mean((1, 2))
+
+
+@pytest.mark.slow
+def test_deep_mask_then_sharp_mask_outline_the_objects_of_four_images_that_they_learnt(tmp_path):
+    images, initial = largest_objects(), None
+    for network, steps in (('deep_mask', 60), ('sharp_mask', 80)):
+        recipe = MasksRecipe(
+            network=network, precision='float32', device='cpu', batch=len(images), steps=steps,
+            warmup_steps=10, average=0.9,
+        )  # fmt: skip
+        learnt = one_mask_each(recipe, images)
+        assert (learnt.masks.float().mean((1, 2)) > 0.06).all()  # or an empty mask would do
+        training = ObjectWindows(recipe, images, images)
+        task = replace(training.task(), batch=lambda *_, learnt=learnt: learnt)
+        loop = TrainingLoop(training.start(initial), task, recipe, tmp_path / network)
+        assert pixel_accuracies(loop.averaged, learnt).max() < 0.95
+        loop.run()
+        accuracies = pixel_accuracies(loop.averaged, learnt)
+        assert accuracies.min() >= 0.95
+        initial = tmp_path / 'deep.safetensors'
+        save_weights(initial, loop.averaged, training.card, torch.float32)

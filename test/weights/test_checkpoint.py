@@ -1,11 +1,14 @@
 from dataclasses import asdict, replace
 import gc
 import json
+import math
 import pickle
 import resource
 import struct
 import sys
+import tracemalloc
 
+from dense_perception.cli.import_weights import main
 from dense_perception.errors import WeightsError
 from dense_perception.networks.context import FrontEndContext
 from dense_perception.networks.flownet import FlowNetSimple
@@ -205,9 +208,39 @@ def test_safetensors_file_of_another_origin_has_no_card(tmp_path):
         load_weights(path)
 
 
+# Each asks for more than Python or torch can give, or for much time and memory.
+EXCESSIVE_CARDS = [
+    pytest.param(text, id=name)
+    for name, text in {
+        'nested': '[' * 200_000,
+        'nested notes': card_text().replace(
+            '}}', '}, "notes": {"a": ' + '[' * 90 + ']' * 90 + '}}'
+        ),
+        'nested network': card_text().replace('"flownet_simple"', '[' * 90 + ']' * 90),
+        'infinite width': card_text(arguments={'width': math.inf}),
+        'mean': card_text(preprocessing={'mean': [10**400, 0, 0]}),
+        'second mean': card_text(preprocessing={'second_mean': [0, 0, -(10**400)]}),
+        'scale': card_text(preprocessing={'scale': 10**400}),
+        'setting': card_text(
+            network='super_parsing', arguments={'classes': 11, 'settings': {'slope': 'x'}}
+        ),
+        'settings': card_text(
+            network='super_parsing', arguments={'classes': 11, 'settings': ['slope']}
+        ),
+        'classes': card_text(network='fcn8s', arguments={'classes': 2**40}),
+        'classes beyond 64 bits': card_text(network='fcn8s', arguments={'classes': 10**400}),
+        'hidden layers': card_text(
+            network='zoom_out', arguments={'classes': 11, 'hidden_layers': 100_000}
+        ),
+        'tile': card_text(tile=[10**9, 10**9]),
+    }.items()
+]
+
+
 @pytest.mark.parametrize(
     'text',
     [
+        *EXCESSIVE_CARDS,
         'no json',
         '[]',
         '5',
@@ -235,12 +268,67 @@ def test_safetensors_file_of_another_origin_has_no_card(tmp_path):
         card_text(network='front_end_context', arguments={'classes': 3, 'layers': 9}),
         card_text(label_set='ade20k'),
         card_text(label_set=['camvid']),
+        card_text(arguments=5, label_set='camvid'),
+        card_text(notes=['recipe']),
     ],
 )
 def test_bad_card_is_refused_by_the_file_s_name(tmp_path, text):
     path = tmp_path / 'a.safetensors'
     write_card(path, text)
     with pytest.raises(WeightsError, match='a.safetensors'):
+        load_weights(path)
+
+
+@pytest.mark.parametrize('text', EXCESSIVE_CARDS)
+def test_excessive_card_is_refused_before_memory_is_taken(tmp_path, text):
+    path = tmp_path / 'a.safetensors'
+    write_card(path, text)
+    tracemalloc.start()
+    try:
+        with pytest.raises(WeightsError):
+            load_weights(path)
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize('text', EXCESSIVE_CARDS)
+def test_command_tells_in_one_line_why_an_excessive_card_is_refused(tmp_path, capsys, text):
+    path = tmp_path / 'a.safetensors'
+    write_card(path, text)
+    assert main(['info', str(path)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f'import_weights: {path}: ')
+    assert error.count('\n') == 1
+    assert len(error) < len(str(path)) + 500
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'preprocessing': {'mean': [10**400, 0, 0]}}, 'mean is .*; it must be three numbers'),
+        ({'preprocessing': {'scale': 10**400}}, 'scale is .*; it must be above 0'),
+        ({'notes': {'a': json.loads('[' * 21 + ']' * 21)}}, 'lie more than 20 deep in each other'),
+        ({'tile': [9000, 100]}, r'tile is \(9000, 100\); .* pixels, 1 to 8192'),
+        (
+            {'network': 'zoom_out', 'arguments': {'classes': 3, 'hidden_layers': -1}},
+            'hidden_layers is -1; it must be 0 to 8',
+        ),
+        (
+            {'network': 'zoom_out', 'arguments': {'classes': 3, 'hidden_layers': 9}},
+            'hidden_layers is 9; it must be 0 to 8',
+        ),
+        (
+            {'network': 'super_parsing', 'arguments': {'classes': 3, 'settings': {'slope': 0}}},
+            'super_parsing cannot be built: settings: slope is 0',
+        ),
+    ],
+    ids=['mean', 'scale', 'nested', 'tile', 'too few layers', 'too many layers', 'setting'],
+)
+def test_message_of_a_bad_card_says_what_would_be_right(tmp_path, changes, message):
+    path = tmp_path / 'a.safetensors'
+    write_card(path, card_text(**changes))
+    with pytest.raises(WeightsError, match=f'a.safetensors: .*{message}'):
         load_weights(path)
 
 
@@ -279,10 +367,16 @@ def test_tile_and_means_come_back_from_the_file(tmp_path):
     assert read_card(tmp_path / 'a.safetensors') == card
 
 
-@pytest.mark.parametrize('tile', [(900,), (900, 0), (900, 1.5), (1, 2, 3), (900, True)])
+@pytest.mark.parametrize(
+    'tile', [(900,), (900, 0), (900, 1.5), (1, 2, 3), (900, True), (900, 8193)]
+)
 def test_tile_must_be_two_numbers_of_pixels(tile):
     with pytest.raises(WeightsError, match='it must be two numbers of pixels'):
         replace(LABELS, tile=tile)
+
+
+def test_tile_may_be_as_large_as_the_largest_picture():
+    assert replace(LABELS, tile=(8192, 8192)).tile == (8192, 8192)
 
 
 def test_card_that_asks_for_gigabytes_is_refused_before_they_are_taken(tmp_path):

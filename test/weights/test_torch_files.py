@@ -6,7 +6,7 @@ import tracemalloc
 import zipfile
 
 from dense_perception.errors import WeightsError
-from dense_perception.weights.torch_files import read_checkpoint
+from dense_perception.weights.torch_files import LEGACY_START, read_checkpoint
 import numpy as np
 import pytest
 import torch
@@ -149,6 +149,42 @@ def test_storage_larger_than_its_file_is_not_allocated(tmp_path, legacy):
         assert tracemalloc.get_traced_memory()[1] < 1_000_000
     finally:
         tracemalloc.stop()
+
+
+# Operations of a pickle that say how much follows: 2 GiB, of which the file has nothing.
+LARGER_THAN_THE_FILE = {
+    'BINUNICODE': b'X' + struct.pack('<I', 2**31),
+    'BINUNICODE8': b'\x8d' + struct.pack('<Q', 2**31),
+    'LONG4': b'\x8b' + struct.pack('<i', 2**31 - 1),  # the most that it can say
+    'BINBYTES': b'B' + struct.pack('<I', 2**31),
+}
+
+
+def refused_within_a_megabyte(path):
+    tracemalloc.start()
+    try:
+        with pytest.raises(WeightsError, match='a.pth: no PyTorch file, or a damaged one'):
+            read_checkpoint(path)
+        return tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize('operation', LARGER_THAN_THE_FILE)
+def test_text_or_number_larger_than_its_file_is_not_allocated(tmp_path, operation):
+    path = tmp_path / 'a.pth'
+    path.write_bytes(LEGACY_START + b'\x80\x02' + LARGER_THAN_THE_FILE[operation])
+    assert refused_within_a_megabyte(path)
+
+
+def test_archive_may_not_claim_a_part_larger_than_itself(tmp_path):
+    path = tmp_path / 'a.pth'
+    with zipfile.ZipFile(path, 'w') as target:
+        many = b'N0' * 4096  # more than an archive's reader takes in advance
+        pickled = b'\x80\x02' + LARGER_THAN_THE_FILE['BINUNICODE8'] + many
+        target.writestr('archive/data.pkl', pickled[:2] + many + pickled[2:])
+        target.filelist[0].compress_size = 2**31
+    assert refused_within_a_megabyte(path)
 
 
 def test_storages_may_not_claim_more_than_the_file_together(tmp_path):
