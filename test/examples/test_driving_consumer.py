@@ -26,6 +26,7 @@ def test_labels_and_flow_become_a_distance_and_a_mask_of_what_moves(stage):
     assert 'Traceback' not in output.read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('stage', [['flow_output_scale:=0.5']], indirect=True)
 def test_flow_at_half_the_size_of_the_image_gives_a_mask_of_its_size(stage):
     masks = stage.listen(Image, '/driving_consumer/moving')
