@@ -14,6 +14,9 @@ from pathlib import Path
 import sys
 import tempfile
 
+# As the node's process has it; read when torch is imported.
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+
 import cv2
 from dense_perception.data.road_world import RoadWorld
 from dense_perception.data.segmentation import camvid, LabelledFolder

@@ -1,8 +1,12 @@
 """Time labels and flow of one 480x360 frame, beside OpenCV's flow in the same run."""
 
 import csv
+import os
 from pathlib import Path
 import sys
+
+# As the node's process has it; read when torch is imported.
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
 import cv2
 from dense_perception.data.road_world import RoadWorld

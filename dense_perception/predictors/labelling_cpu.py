@@ -33,19 +33,6 @@ _LEAST_ROWS = 32  # of scores, below which handing a band to a thread takes long
 
 
 @compiled
-def _winners(scores: Floats, best: Integers, first: int, last: int) -> None:
-    """Find the best class of each score in some rows; the first of equal ones."""
-    for row in range(first, last):
-        for column in range(scores.shape[1]):
-            values = scores[row, column]
-            winner = 0
-            for index in range(1, values.size):
-                if values[index] > values[winner]:
-                    winner = index
-            best[row, column] = winner
-
-
-@compiled
 def _separate(scores: Floats, first: int, last: int, planes: Floats) -> None:
     """Write some rows of scores class by class, the last column twice."""
     columns = scores.shape[1]
@@ -54,6 +41,22 @@ def _separate(scores: Floats, first: int, last: int, planes: Floats) -> None:
             values = scores[row, min(column, columns - 1)]
             for index in range(values.size):
                 planes[index, row, column] = values[index]
+
+
+@compiled
+def _winners(planes: Floats, first: int, last: int, best: Integers) -> None:
+    """Find the best class of each score in some rows; the first of equal ones."""
+    top = np.empty(best.shape[1], np.float32)
+    for row in range(first, last):
+        for column in range(top.size):
+            best[row, column] = 0
+            top[column] = planes[0, row, column]
+        for index in range(1, len(planes)):
+            for column in range(top.size):
+                value = planes[index, row, column]
+                better = value > top[column]
+                best[row, column] = index if better else best[row, column]
+                top[column] = value if better else top[column]
 
 
 @inlined
@@ -207,15 +210,15 @@ def label(
     )
     labels = np.empty(size, np.uint8)
     certain = np.empty(size, np.uint8) if confidence else None
-    planes = np.empty((len(scores), rows, columns + 1) if confidence else (0, 0, 0), np.float32)
+    planes = np.empty((len(scores), rows, columns + 1), np.float32)
     down, across = even_stretches(*vertical), even_stretches(*horizontal)
 
     def work(first: int, last: int) -> None:
         beyond = min(last + 1, rows)  # two bands may write one row alike
-        _winners(values, best, first, beyond)
+        _separate(values, first, beyond, planes)
+        _winners(planes, first, beyond, best)
         _label_rows(values, best, *places, first, last, labels)
         if certain is not None:
-            _separate(values, first, beyond, planes)
             rate_rows(planes, best, down, across, first, last, exponential, certain)
 
     _in_bands(rows, work)

@@ -142,17 +142,20 @@ def test_stretches_of_even_distance_hold_every_pixel_where_it_is(case):
         np.testing.assert_allclose(weights, axis.weight, atol=2e-5)
 
 
-def test_confidence_of_a_compiled_kernel_is_that_of_the_definition_but_for_rounding():
+@pytest.mark.parametrize('spread', [4, 40], ids=['close', 'steep'])
+@pytest.mark.parametrize('factor', [1, 4 / 3, 5 / 2])
+def test_confidence_of_a_compiled_kernel_is_that_of_the_definition_but_for_rounding(
+    factor, spread
+):
     pytest.importorskip('numba')
     scores = torch.randn(1, 19, 30, 40, generator=torch.Generator().manual_seed(3)) * 6
-    scores = F.avg_pool2d(F.pad(scores, (2, 2, 2, 2), mode='replicate'), 5, 1) * 4
-    for factor in (1, 4 / 3):
-        size = round(240 * factor), round(320 * factor)
-        enlargement = Enlargement(*size, *size)
-        _, ours = label_pixels(scores, enlargement, confidence=True)
-        share = 255 * exact(scores, enlargement).softmax(0).amax(0).numpy()
-        assert np.abs(ours - share).max() <= 0.5 + 0.01
-        assert len(np.unique(ours)) > 100
+    scores = F.avg_pool2d(F.pad(scores, (2, 2, 2, 2), mode='replicate'), 5, 1) * spread
+    size = round(240 * factor), round(320 * factor)
+    enlargement = Enlargement(*size, *size)
+    _, ours = label_pixels(scores, enlargement, confidence=True)
+    share = 255 * exact(scores, enlargement).softmax(0).amax(0).numpy()
+    assert np.abs(ours - share).max() <= 0.5 + 0.01
+    assert len(np.unique(ours)) > 100
 
 
 def test_confidence_of_scores_far_apart_is_finite():
