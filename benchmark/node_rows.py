@@ -112,7 +112,8 @@ class Row:
     p99_ms: float = math.nan
     labels_p50_ms: float = math.nan
     labels_p99_ms: float = math.nan
-    limit_ms: float = math.nan
+    limit_p50_ms: float = math.nan
+    limit_p99_ms: float = math.nan
     over_bare_ms: float = math.nan
     over_bare_percent: float = math.nan
     in_node_ms: float = math.nan
