@@ -4,6 +4,7 @@ VENV := .venv
 OUT := out/drive
 PYTEST_FLAGS :=
 MINUTES := 60
+SIZES := 480x360 1024x512 2048x1024
 BENCHMARKS := predictors dilation node consumers metrics evaluation_memory gpu
 
 # Enters the environment; what is installed there goes before an overlay of the same name.
@@ -59,11 +60,15 @@ lint: setup ## check format, style, types and the direction of imports
 format: setup ## format the code
 	$(ENTER) ruff format . && ruff check --fix .
 
-bench: setup ## measure speed, half an hour; CAMVID=folder scores, too; benchmark/ holds results
-	$(ENTER) cd benchmark && python -m dense_perception.cli.bench
-	$(ENTER) for name in $(BENCHMARKS); do python benchmark/$$name.py || exit 1; done
+bench: setup ## measure speed, 40 minutes; CAMVID=folder scores, too; benchmark/ holds results
+	$(ENTER) cd benchmark && python -m dense_perception.cli.bench $(addprefix --size ,$(SIZES))
+	$(ENTER) for name in $(BENCHMARKS); do \
+	    python benchmark/$$name.py $$([ $$name != node ] || echo --seconds 8) || exit 1; done
 	$(ENTER) for name in engines keyframes; do \
 	    python benchmark/$$name.py $(if $(CAMVID),--camvid '$(CAMVID)') || exit 1; done
+	$(if $(CAMVID),$(ENTER) python benchmark/node.py --seconds 8 --size 480x360 1024x512 --cameras 1 \
+	    --set engine=auto calibration_frames='$(abspath $(CAMVID))/train')
+	$(ENTER) python benchmark/goals.py
 
 weights-check: setup ## compare the shipped weights with their records
 	$(ENTER) pytest test/weights/test_published.py $(PYTEST_FLAGS)

@@ -5,13 +5,12 @@ Time what the free space node and the motion node do for one 480x360 image, with
 """
 
 from collections.abc import Callable
-import csv
 from pathlib import Path
-import platform
 import sys
 
 import cv2
 from dense_perception.data.road_world import RoadWorld, RoadWorldSettings
+from dense_perception.evaluation.result_files import machine, table_path, write_table
 from dense_perception.evaluation.timing import time_calls
 from dense_perception.geometry.approach import sector_motion
 from dense_perception.geometry.camera import Camera, mounted
@@ -22,6 +21,7 @@ from dense_perception.labels import CITYSCAPES
 from dense_perception.ros.coarse import CoarseGrid
 from dense_perception.ros.free_distance import Beams
 import numpy as np
+import torch
 
 HEIGHT, WIDTH = 360, 480
 BENT = np.array((-0.2, 0.05, 0, 0, 0))
@@ -30,6 +30,8 @@ BENT = np.array((-0.2, 0.05, 0, 0, 0))
 def main() -> int:
     """Print the table and write it beside this file."""
     cv2.setNumThreads(1)
+    cpu = torch.device('cpu')
+    title = f'{machine(cpu)}, OpenCV with one thread'
     world = RoadWorld(3, RoadWorldSettings(height=HEIGHT, width=WIDTH, sensor=False))
     labels, (flow, _) = world.frame(20).labels, world.flow(20, 21)
     rows = []
@@ -39,19 +41,9 @@ def main() -> int:
             timing = time_calls(work, seconds=2)
             rows.append((what, name, f'{timing.p50_ms:.1f}', f'{timing.p99_ms:.1f}'))
             print(f'{what:44s} {name:10s} {timing.p50_ms:6.1f} {timing.p99_ms:6.1f} ms')
-    with Path(__file__).with_suffix('.csv').open('w', newline='', encoding='utf-8') as file:
-        writer = csv.writer(file)
-        title = f'{_processor()}, one thread, numpy {np.__version__}, OpenCV {cv2.__version__}'
-        writer.writerow(['what, per image of 480x360', 'camera', 'p50 ms', 'p99 ms', title])
-        writer.writerows(rows)
+    columns = ('what, per image of 480x360', 'camera', 'p50 ms', 'p99 ms')
+    write_table(table_path('consumers', cpu, Path(__file__).parent), columns, rows, title)
     return 0
-
-
-def _processor() -> str:
-    """Name of the CPU as Linux tells it."""
-    lines = Path('/proc/cpuinfo').read_text(encoding='utf-8').splitlines()
-    names = [line.partition(': ')[2] for line in lines if line.startswith('model name')]
-    return names[0] if names else platform.machine()
 
 
 def works(camera: Camera, flow: np.ndarray, labels: np.ndarray) -> dict[str, Callable[[], object]]:

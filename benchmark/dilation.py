@@ -4,15 +4,17 @@ Time Dilation10 in full width on a CPU, beside other engines, and the correlatio
 The network has random weights and sees a whole image, reflected outwards as published. Each rival
 takes turns with ours and is let go before the next one is built, so that what else the machine
 does hits both, and memory holds two at a time. A ratio is the rival's time over ours in the same
-turns. A rival's turns end early once they have taken `--seconds`.
+turns. So is the ceiling: before each call, matrices of its number type are multiplied, and what it
+reaches of their rate is told of both medians and of both fastest. A rival's turns end early once
+they have taken `--seconds`.
 """
 
 import argparse
 from collections.abc import Callable, Sequence
-import csv
 import ctypes
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 import gc
+import math
 import os
 from pathlib import Path
 import resource
@@ -24,6 +26,8 @@ import time
 
 import cv2
 from dense_perception.data.road_world import RoadWorld
+from dense_perception.evaluation.engine_rates import Product
+from dense_perception.evaluation.result_files import machine, table_path, write_table
 from dense_perception.memory import keep_memory
 from dense_perception.networks import NETWORKS
 from dense_perception.networks.layers import correlation
@@ -54,11 +58,12 @@ COLUMNS = (
     'goal',
     'GMAC/s',
     'of ceiling',
+    'of it, fastest',
     'equal labels',
     'relative error',
     'extra MB',
 )
-WIDTHS = (28, 10, 11, 8, 6, 8, 11, 13, 15, 9)
+WIDTHS = (28, 10, 11, 8, 7, 8, 11, 15, 13, 15, 9)
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,15 @@ class Subject:
 
     task: Task
     macs: float  # multiplications of one pass, 1e9
-    ceilings: dict[str, float]  # of each number type, 1e9 multiplications a second
+    products: dict[str, Product]  # of matrices, by number type; they are the ceiling
+
+
+@dataclass
+class Times:
+    """Seconds of an engine's calls, and of the products before each."""
+
+    calls: list[float] = field(default_factory=list)
+    products: list[float] = field(default_factory=list)
 
 
 class Table:
@@ -99,36 +112,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument('--width', type=int, default=1024, help='columns of the image')
     parser.add_argument('--runs', type=int, default=3, help='turns with each rival, 2 at least')
     parser.add_argument('--seconds', type=float, default=25.0, help='after which turns end')
-    parser.add_argument('--out', type=Path, default=Path(__file__).with_name('dilation_cpu.csv'))
+    parser.add_argument('--out', type=Path, help='table; default: beside this file')
     parser.add_argument('--memory', choices=sorted(CORRELATIONS), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.memory:
         print(extra_mb(CORRELATIONS[options.memory]))
         return 0
     keep_memory()  # as the node does; for all alike
-    threads = torch.get_num_threads()
-    cv2.setNumThreads(threads)
-    title = f'{options.width} x {options.height}, {threads} threads, torch {torch.__version__}'
+    cv2.setNumThreads(torch.get_num_threads())
+    cpu = torch.device('cpu')
+    title = f'{options.width} x {options.height}, {machine(cpu)}'
     print(title)
     table = Table()
     time_network(table, options)
     time_correlations(table)
     print(f'peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB')
-    with options.out.open('w', newline='', encoding='utf-8') as file:
-        writer = csv.writer(file)
-        writer.writerow([*COLUMNS, title])
-        writer.writerows([*row, ''] for row in table.rows)
+    path = options.out or table_path('dilation', cpu, Path(__file__).parent)
+    write_table(path, COLUMNS, table.rows, title)
     return 0
 
 
 @torch.inference_mode()
 def time_network(table: Table, options: argparse.Namespace) -> None:
     """Time the network in each rival's turns with ours."""
-    subject = make_subject(options.height, options.width, ceilings(table))
+    subject = make_subject(options.height, options.width)
     ours = ENGINES[OURS].load(subject.task, Path())
     reference = plain(subject.task, Path())(*subject.task.inputs[0])
     output = ours(*subject.task.inputs[0])
-    all_of_ours: list[float] = []
+    all_of_ours = Times()
+    products: dict[str, list[float]] = {name: [] for name in subject.products}
     with tempfile.TemporaryDirectory() as folder:
         for name in GOALS:
             try:
@@ -136,17 +148,23 @@ def time_network(table: Table, options: argparse.Namespace) -> None:
             except Exception as error:  # noqa: BLE001 - not installed, or not for this network
                 table.add(f'{name}: {type(error).__name__}', [])
                 continue
-            times, rivals, scores = turns(ours, rival, subject.task, options)
-            all_of_ours += times
-            ratio = statistics.median(rivals) / statistics.median(times)
+            times, rivals, scores = turns(ours, name, rival, subject, options)
+            all_of_ours.calls += times.calls
+            all_of_ours.products += times.products
+            products[number_type(OURS)] += times.products
+            products[number_type(name)] += rivals.products
+            ratio = statistics.median(rivals.calls) / statistics.median(times.calls)
             compared = {'x_ours': f'{ratio:.2f}', 'goal': str(GOALS[name] or '')}
             describe(table, subject, name, rivals, scores, reference, compared)
             del rival, scores
             give_back()
     describe(table, subject, f'{OURS} (ours)', all_of_ours, output, reference, {})
+    for name, times in products.items():
+        rate = subject.products[name].gigamacs / statistics.median(times) if times else math.nan
+        table.add(f'matrix product {PRODUCT} {name}', times, **{'GMAC/s': f'{rate:.0f}'})
 
 
-def make_subject(height: int, width: int, rates: dict[str, float]) -> Subject:
+def make_subject(height: int, width: int) -> Subject:
     """Return the network with random weights and one image of a rendered road."""
     torch.manual_seed(0)
     network = NETWORKS['front_end_context'](**ARGUMENTS)
@@ -157,29 +175,16 @@ def make_subject(height: int, width: int, rates: dict[str, float]) -> Subject:
     with torch.device('meta'), FlopCounterMode(display=False) as counter:
         NETWORKS['front_end_context'](**ARGUMENTS).eval()(torch.empty(inputs[0].shape))
     task = Task(network, [inputs], equal_labels)
-    return Subject(task, counter.get_total_flops() / 2e9, rates)
+    cpu = torch.device('cpu')
+    products = {name: Product(name, cpu, PRODUCT) for name in ('bfloat16', 'float32')}
+    for product in products.values():
+        product(0)  # warms it up
+    return Subject(task, counter.get_total_flops() / 2e9, products)
 
 
-def ceilings(table: Table) -> dict[str, float]:
-    """Return how many multiplications a second a matrix product does, 1e9."""
-    rates = {}
-    for dtype in (torch.bfloat16, torch.float32):
-        first, second = (torch.randn(PRODUCT, PRODUCT).to(dtype) for _ in range(2))
-        times = seconds(lambda a=first, b=second: a @ b, 4)
-        name = str(dtype).removeprefix('torch.')
-        rates[name] = PRODUCT**3 / min(times) / 1e9
-        table.add(f'matrix product {PRODUCT} {name}', times, **{'GMAC/s': f'{rates[name]:.0f}'})
-    return rates
-
-
-def seconds(call: Callable[[], object], runs: int) -> list[float]:
-    """Return the seconds of calls after one to warm up."""
-    times = []
-    for _ in range(runs + 1):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return times[1:]
+def number_type(name: str) -> str:
+    """Return the number type that an engine computes in."""
+    return 'bfloat16' if 'bfloat16' in name else 'float32'
 
 
 def made(name: str, task: Task, folder: Path) -> Engine:
@@ -218,43 +223,55 @@ def with_opencv(task: Task, folder: Path) -> Engine:
 
 
 def turns(
-    ours: Engine, rival: Engine, task: Task, options: argparse.Namespace
-) -> tuple[list[float], list[float], Tensor]:
-    """Return the seconds of our calls and of the rival's, one after the other, and its scores."""
-    scores = rival(*task.inputs[0]).clone()  # warms it up; ours is warm
-    times: tuple[list[float], list[float]] = ([], [])
+    ours: Engine, name: str, rival: Engine, subject: Subject, options: argparse.Namespace
+) -> tuple[Times, Times, Tensor]:
+    """Return the times of our calls and of the rival's, one after the other, and its scores."""
+    inputs = subject.task.inputs[0]
+    scores = rival(*inputs).clone()  # warms it up; ours is warm
+    pair = ((OURS, ours, Times()), (name, rival, Times()))
     end = time.perf_counter() + options.seconds
     for turn in range(options.runs):
         if turn >= 2 and time.perf_counter() > end:
             break
-        for engine, into in zip((ours, rival), times, strict=True):
-            start = time.perf_counter()
-            engine(*task.inputs[0])
-            into.append(time.perf_counter() - start)
-    return *times, scores
+        for title, engine, times in pair:
+            product = subject.products[number_type(title)]
+            times.products.append(seconds(lambda product=product: product(0)))
+            times.calls.append(seconds(lambda engine=engine: engine(*inputs)))
+    return pair[0][2], pair[1][2], scores
+
+
+def seconds(call: Callable[[], object]) -> float:
+    """Return how long a call takes."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
 
 
 def describe(
     table: Table,
     subject: Subject,
     name: str,
-    times: Sequence[float],
+    times: Times,
     scores: Tensor,
     reference: Tensor,
     compared: dict[str, str],
 ) -> None:
     """Add a row of the network in an engine."""
-    rate = subject.macs / statistics.median(times)
-    ceiling = subject.ceilings['bfloat16' if 'bfloat16' in name else 'float32']
+    work = subject.macs / subject.products[number_type(name)].gigamacs  # in products
+    median, fastest = (
+        f'{work * typical(times.products) / typical(times.calls):.2f}'
+        for typical in (statistics.median, min)
+    )
+    rate = subject.macs / statistics.median(times.calls)
     error = (scores - reference).norm() / reference.norm()
     table.add(
         name,
-        times,
+        times.calls,
         **compared,
         equal_labels=f'{equal_labels(scores, reference):.3%}',
         relative_error=f'{error:.1e}',
-        of_ceiling=f'{rate / ceiling:.2f}',
-        **{'GMAC/s': f'{rate:.0f}'},
+        of_ceiling=median,
+        **{'of it, fastest': fastest, 'GMAC/s': f'{rate:.0f}'},
     )
 
 

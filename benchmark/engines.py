@@ -8,7 +8,6 @@ more than their ratios.
 
 import argparse
 from collections.abc import Sequence
-import csv
 import os
 from pathlib import Path
 import sys
@@ -20,6 +19,7 @@ os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 import cv2
 from dense_perception.data.road_world import RoadWorld
 from dense_perception.data.segmentation import camvid, LabelledFolder
+from dense_perception.evaluation.result_files import machine, table_path, write_table
 from dense_perception.evaluation.segmentation import evaluate_segmentation
 from dense_perception.labels import CAMVID, conversion
 from dense_perception.memory import keep_memory
@@ -37,7 +37,16 @@ SIZES = ((360, 480), (512, 1024))
 PIXELS = (*SIZES, (1024, 2048))  # labelling alone is timed at these
 JUDGED = 12  # frames whose labels are compared with those of torch in float32
 PLAIN = 'plain torch float32'
-COLUMNS = ('input', 'what', 'median ms', 'x', 'fastest ms', 'x', 'equal labels', 'mean IoU')
+COLUMNS = (
+    'input',
+    'what',
+    'median ms',
+    'x',
+    'fastest ms',
+    'x fastest',
+    'equal labels',
+    'mean IoU',
+)
 
 
 class Plain(nn.Module):
@@ -60,9 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     keep_memory()  # as the node does; for all alike
-    load = os.getloadavg()[0]
-    title = f'{device}, {torch.get_num_threads()} threads, torch {torch.__version__}, '
-    title += f'load {load:.1f} at the start'
+    title = machine(torch.device(device))
     print(title)
     show(COLUMNS)
     rows = []
@@ -75,11 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             rows += engines(images, settings, device, truth, options.seconds)
     for size in PIXELS:
         rows += pixels(cv2.resize(frames[0], size[::-1]), options.seconds / 2)
-    path = Path(__file__).with_name(f'engines_{device}.csv')
-    with path.open('w', newline='', encoding='utf-8') as file:
-        writer = csv.writer(file)
-        writer.writerow([*COLUMNS, title])
-        writer.writerows([*row, ''] for row in rows)
+    path = table_path('engines', torch.device(device), Path(__file__).parent)
+    write_table(path, COLUMNS, rows, title)
     return 0
 
 
@@ -191,7 +195,7 @@ def row(image, name: str, times, first, equal: str, iou: str) -> list[str]:
 
 def show(cells: Sequence[str]) -> None:
     """Print one line of the table."""
-    widths = (10, 32, 10, 7, 11, 7, 13, 9)
+    widths = (10, 32, 10, 7, 11, 10, 13, 9)
     line = ''.join(
         f'{cell:<{width}}' if at < 2 else f'{cell:>{width}}'
         for at, (cell, width) in enumerate(zip(cells, widths, strict=True))

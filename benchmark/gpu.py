@@ -1,7 +1,7 @@
 """
 Time the networks on a CUDA device against its measured matrix product; does nothing without one.
 
-`python benchmark/gpu.py`; the table goes to benchmark/gpu_DEVICE.csv.
+`python benchmark/gpu.py`; the table goes to benchmark/gpu_DEVICE_torchVERSION.csv.
 """
 
 import argparse
@@ -9,7 +9,6 @@ import copy
 import csv
 from functools import partial
 from pathlib import Path
-import re
 import statistics
 import sys
 import time
@@ -17,6 +16,7 @@ import time
 import cv2
 from dense_perception.data.road_world import RoadWorld
 from dense_perception.evaluation.peers import PEERS
+from dense_perception.evaluation.result_files import table_path
 from dense_perception.networks import NETWORKS
 from dense_perception.networks.layers import correlation
 from dense_perception.predictors import labelling
@@ -238,7 +238,7 @@ def main():
     torch.backends.cudnn.benchmark = False
     shipped_networks(table)
     full_flow(table)
-    path = options.out / f'gpu_{re.sub("[^A-Za-z0-9]+", "_", card)}.csv'
+    path = table_path('gpu', torch.device('cuda'), options.out)
     with path.open('w', newline='', encoding='utf-8') as file:
         writer = csv.DictWriter(file, [*table.rows[0], 'device'])
         writer.writeheader()

@@ -6,12 +6,12 @@ Score labels that are carried along the flow to the frames between keyframes.
 
 import argparse
 from collections.abc import Sequence
-import csv
 from pathlib import Path
 import sys
 import time
 
 from dense_perception.data.segmentation import camvid
+from dense_perception.evaluation.result_files import machine, table_path, write_table
 from dense_perception.labels import CAMVID, conversion
 from dense_perception.metrics.segmentation import ConfusionMatrix
 from dense_perception.predictors.flow_estimator import FlowEstimator
@@ -19,7 +19,6 @@ from dense_perception.predictors.keyframes import Keyframes
 from dense_perception.predictors.segmenter import Segmenter
 from dense_perception.weights.published import find_weights
 import numpy as np
-import torch
 
 INTERVALS = (1, 2, 3, 5)
 COLUMNS = ('keyframe every', 'mean IoU', 'of carried frames', 'unlabelled %', 'ms a frame')
@@ -35,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     segmenter = Segmenter.from_file(find_weights('drive'))
     estimator = FlowEstimator.from_file(find_weights('flow'), width=512)
-    title = f'{segmenter.placement}, {torch.get_num_threads()} threads, torch {torch.__version__}'
+    device = segmenter.placement.device
+    title = f'{machine(device)}, {segmenter.placement}'
     print(title)
     samples = list(camvid(options.camvid, 'val'))
     images = [sample.image for sample in samples]
@@ -47,11 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = [
         row(interval, samples, labels, flows, labelling_s, segmenter) for interval in INTERVALS
     ]
-    path = Path(__file__).with_name(f'keyframes_{segmenter.placement.device.type}.csv')
-    with path.open('w', newline='', encoding='utf-8') as file:
-        writer = csv.writer(file)
-        writer.writerow([*COLUMNS, title])
-        writer.writerows([*cells, ''] for cells in rows)
+    write_table(table_path('keyframes', device, Path(__file__).parent), COLUMNS, rows, title)
     return 0
 
 

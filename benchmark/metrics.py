@@ -8,9 +8,7 @@ has run on PYTHONPATH.
 
 from collections.abc import Callable
 import copy
-import csv
 from pathlib import Path
-import platform
 import sys
 import tempfile
 
@@ -18,6 +16,7 @@ from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as publi
 import cv2
 from dense_perception.data.label_files import cityscapes_instances, LabelCoding
 from dense_perception.data.road_world import RoadWorld
+from dense_perception.evaluation.result_files import machine, table_path, write_table
 from dense_perception.evaluation.timing import time_calls, Timing
 from dense_perception.labels import CITYSCAPES, CITYSCAPES_IDS, CITYSCAPES_INSTANCE_AREA
 from dense_perception.metrics.boundary import BoundaryMatches
@@ -27,6 +26,7 @@ from dense_perception.metrics.instances import InstanceCounts
 from dense_perception.metrics.segmentation import ConfusionMatrix
 import numpy as np
 from PIL import Image
+import torch
 
 # NumPy 2.4 has dropped this old name, by which cityscapesscripts calls isin.
 vars(np).setdefault('in1d', np.isin)
@@ -56,6 +56,9 @@ class Pair:
 
 def main() -> int:
     """Print the table and write it beside this file."""
+    cpu = torch.device('cpu')
+    title = machine(cpu)
+    print(title)
     world = RoadWorld(3)
     truth, prediction = (
         cv2.resize(world.frame(number).labels, SIZE, interpolation=cv2.INTER_NEAREST)
@@ -68,17 +71,14 @@ def main() -> int:
             name: time_calls(call, seconds=2)
             for name, call in (_published(pair) | _ours(pair, noise)).items()
         }
-    title = f'{_processor()}, numpy {np.__version__}, OpenCV {cv2.__version__}'
-    print(title)
-    counted = rows['counting'].p50_ms
-    with Path(__file__).with_name('metrics.csv').open('w', newline='', encoding='utf-8') as file:
-        writer = csv.writer(file)
-        writer.writerow(['what, per pair of 2048x1024', 'p50 ms', 'p99 ms', 'calls', title])
-        for name, timing in rows.items():
-            _print_row(name, timing, counted)
-            writer.writerow(
-                [name, f'{timing.p50_ms:.3f}', f'{timing.p99_ms:.3f}', timing.calls, '']
-            )
+    for name, timing in rows.items():
+        _print_row(name, timing, rows['counting'].p50_ms)
+    columns = ('what, per pair of 2048x1024', 'p50 ms', 'p99 ms', 'calls')
+    cells = (
+        (name, f'{timing.p50_ms:.3f}', f'{timing.p99_ms:.3f}', timing.calls)
+        for name, timing in rows.items()
+    )
+    write_table(table_path('metrics', cpu, Path(__file__).parent), columns, cells, title)
     return 0
 
 
@@ -159,13 +159,6 @@ def _instances(truth: np.ndarray) -> np.ndarray:
 def _print_row(name: str, timing: Timing, counted_ms: float) -> None:
     faster = f'{timing.p50_ms / counted_ms:7.1f} x counting' if 'cityscapes' in name else ''
     print(f'{name:<52} {timing.p50_ms:8.2f} ms p50 {timing.p99_ms:8.2f} ms p99{faster}')
-
-
-def _processor() -> str:
-    """Name of the CPU as Linux tells it."""
-    lines = Path('/proc/cpuinfo').read_text(encoding='utf-8').splitlines()
-    names = [line.partition(': ')[2] for line in lines if line.startswith('model name')]
-    return names[0] if names else platform.machine()
 
 
 if __name__ == '__main__':

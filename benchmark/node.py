@@ -21,7 +21,6 @@ Ages run from the stamp, taken before the image is published, to the arrival of 
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
-import csv
 from dataclasses import dataclass
 import math
 import os
@@ -39,16 +38,16 @@ import cv2
 from dense_perception.arrays import Image
 from dense_perception.data.road_world import RoadWorld, RoadWorldSettings
 from dense_perception.errors import DensePerceptionError, SettingError
-from dense_perception.evaluation.report_run import processor
+from dense_perception.evaluation.result_files import machine, table_path, write_table
 from dense_perception.labels import CITYSCAPES
 from dense_perception.memory import keep_memory
+from dense_perception.predictors.device import choose_placement
 from dense_perception.ros.pipeline import load_pipeline
 from dense_perception.settings import PerceptionSettings
 from dense_perception.weights.checkpoint import Card, Preprocessing, save_weights
 from node_parts import Launched, launched, WARM_UPS
 from node_rows import COLUMNS, line, OUTPUTS, Row, Take
 import numpy as np
-import torch
 import yaml
 
 CONFIG = Path(__file__).parent.parent / 'config'
@@ -291,11 +290,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.set = dict(options.set)
     os.environ.setdefault('FASTDDS_DEFAULT_PROFILES_FILE', str(PROFILE))
     keep_memory()  # as the node does
-    load = os.getloadavg()[0]
     rows: list[Row] = []
     print(line(COLUMNS))
     folder = TemporaryDirectory()
     try:
+        title = machine(choose_placement(options.set.get('device', 'auto')).device)
         if options.dilation10:
             options.set.update(dilation10(Path(folder.name)))
         for series in all_series(options):
@@ -309,18 +308,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     finally:
         folder.cleanup()
-    device = placement.device.type
-    card = torch.cuda.get_device_name() if device == 'cuda' else processor()
-    title = (
-        f'{card}, {torch.get_num_threads()} threads, torch {torch.__version__}, {placement}, '
-        f'load {load:.1f} at the start'
-    )
+    title = f'{title}, {placement}'
     print(title)
-    path = options.out or Path(__file__).with_name(f'node_{device}.csv')
-    with path.open('w', newline='', encoding='utf-8') as file:
-        writer = csv.writer(file)
-        writer.writerow([*COLUMNS, title])
-        writer.writerows([*row.cells(), ''] for row in rows)
+    kind = f'node-{options.set["engine"]}' if 'engine' in options.set else 'node'
+    path = options.out or table_path(kind, placement.device, Path(__file__).parent)
+    write_table(path, COLUMNS, (row.cells() for row in rows), title)
     return 0
 
 

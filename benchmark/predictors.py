@@ -1,6 +1,5 @@
 """Time labels and flow of one 480x360 frame, beside OpenCV's flow in the same run."""
 
-import csv
 import os
 from pathlib import Path
 import sys
@@ -11,7 +10,7 @@ os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 import cv2
 from dense_perception.data.road_world import RoadWorld
 from dense_perception.evaluation.peers import PEERS
-from dense_perception.evaluation.report_run import processor
+from dense_perception.evaluation.result_files import machine, table_path, write_table
 from dense_perception.evaluation.timing import time_calls, Timing
 from dense_perception.networks.flownet import FlowNetCorr
 from dense_perception.predictors.device import choose_placement
@@ -75,6 +74,8 @@ def main() -> int:
     first, second = world.frame(40).image, world.frame(41).image
     rows: dict[str, Timing] = {}
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    title = machine(torch.device(device))
+    print(title)
     for precision in ('float32', 'float16' if device == 'cuda' else 'bfloat16'):
         options = {'device': device, 'precision': precision}
         segmenter = Segmenter.from_file(find_weights('drive'), **options)
@@ -86,18 +87,14 @@ def main() -> int:
     for name, method in PEERS.items():
         rows[f'flow, OpenCV {name}'] = time_calls(lambda m=method: m(first, second))
     rows |= correlating(device)
-    card = torch.cuda.get_device_name() if device == 'cuda' else processor()
-    title = f'{card}, {torch.get_num_threads()} threads, torch {torch.__version__}'
-    print(title)
-    path = Path(__file__).with_name(f'predictors_{device}.csv')
-    with path.open('w', newline='', encoding='utf-8') as file:
-        writer = csv.writer(file)
-        writer.writerow(['what', 'p50 ms', 'p99 ms', 'calls', title])
-        for name, timing in rows.items():
-            print(f'{name:<28} {timing.p50_ms:8.1f} ms p50 {timing.p99_ms:8.1f} ms p99')
-            writer.writerow(
-                [name, f'{timing.p50_ms:.2f}', f'{timing.p99_ms:.2f}', timing.calls, '']
-            )
+    for name, timing in rows.items():
+        print(f'{name:<28} {timing.p50_ms:8.1f} ms p50 {timing.p99_ms:8.1f} ms p99')
+    path = table_path('predictors', torch.device(device), Path(__file__).parent)
+    cells = (
+        (name, f'{timing.p50_ms:.2f}', f'{timing.p99_ms:.2f}', timing.calls)
+        for name, timing in rows.items()
+    )
+    write_table(path, ('what', 'p50 ms', 'p99 ms', 'calls'), cells, title)
     return 0
 
 

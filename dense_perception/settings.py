@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from dense_perception.errors import SettingError
 import yaml
 
-Value = bool | int | float | str | tuple[str, ...]
+Value = bool | int | float | str | tuple[str, ...] | tuple[int, ...]
 
 REFINEMENTS = ('none', 'dense_crf', 'crf_rnn')  # of class scores
 FLOW_REFINEMENTS = ('none', 'variational')
@@ -29,6 +29,7 @@ def setting(
     low: float | None = None,
     high: float | None = None,
     choices: tuple[str, ...] = (),
+    numbers: int = 0,
     path: bool = False,
     changeable: bool = False,
 ) -> Any:
@@ -36,11 +37,13 @@ def setting(
     Declare one field of a `Settings` dataclass.
 
     :param default: value where nobody gives one; its type is the setting's type. A tuple is a list
-        of different names, each of letters, digits and underscores, as ROS has them in topics.
+        of different names, each of letters, digits and underscores, as ROS has them in topics; or
+        of whole numbers, see `numbers`.
     :param description: what it does, with its unit.
-    :param low: smallest allowed number, inclusive.
+    :param low: smallest allowed number, inclusive; of a list, that of each.
     :param high: largest allowed number, inclusive; of names, how many there may be.
     :param choices: the allowed strings; empty for any.
+    :param numbers: how many whole numbers a list has unless it is empty; 0: it is one of names.
     :param path: whether it names a file or folder; it may not step upwards by `..`.
     :param changeable: whether it may change while a node is running.
     """
@@ -51,6 +54,7 @@ def setting(
             'low': low,
             'high': high,
             'choices': choices,
+            'numbers': numbers,
             'path': path,
             'changeable': changeable,
         },
@@ -122,7 +126,7 @@ def _checked(entry: 'Field[Any]', given: object) -> object:
     kind = type(entry.default)
     value: Any = given
     if kind is tuple:
-        return _checked_names(entry, value)
+        return (_checked_numbers if entry.metadata['numbers'] else _checked_names)(entry, value)
     if kind is float and type(value) is int:
         value = float(value)
     if type(value) is not kind:
@@ -159,6 +163,23 @@ def _checked_names(entry: 'Field[Any]', given: Any) -> tuple[str, ...]:
             )
         if name in given[:at]:
             raise SettingError(f'{entry.name} has {name!r} twice; names must differ')
+    return tuple(given)
+
+
+def _checked_numbers(entry: 'Field[Any]', given: Any) -> tuple[int, ...]:
+    """Return a list of whole numbers as a tuple, or raise SettingError."""
+    count, low, high = (entry.metadata[name] for name in ('numbers', 'low', 'high'))
+    listed = isinstance(given, list | tuple) and all(type(number) is int for number in given)
+    if not listed or len(given) not in (0, count):
+        raise SettingError(
+            f'{entry.name} is {given!r} ({type(given).__name__}); it must be a list of {count} '
+            'whole numbers, or an empty one'
+        )
+    for number in given:
+        if not low <= number <= high:
+            raise SettingError(
+                f'{entry.name} is {list(given)}; its numbers must lie in {low} to {high}'
+            )
     return tuple(given)
 
 
@@ -221,7 +242,18 @@ class PerceptionSettings(Settings):
     engine: str = setting(
         'torch',
         'what labels and flow run in: torch; auto, the fastest engine that agrees with torch; or '
-        'the name of one. It is built beside the first images, for which torch is used',
+        'the name of one. It is built at configuring for images of engine_image_size; for those '
+        'of another size once four have come, beside the next ones, for which torch is used, or, '
+        'on a CUDA device, while they wait',
+    )
+    engine_image_size: tuple[int, ...] = setting(
+        (),
+        "[columns, rows] of the camera's images, in pixels: engines are built for them at "
+        'configuring, which may take minutes; empty: once images have come. Not used by '
+        'engine: torch',
+        low=16,
+        high=8192,
+        numbers=2,
     )
     engine_cache: str = setting(
         '~/.cache/dense_perception',
@@ -229,7 +261,9 @@ class PerceptionSettings(Settings):
         path=True,
     )
     calibration_frames: str = setting(
-        '', "folder of the camera's images that scale int8; empty: no int8", path=True
+        '',
+        'folder, video or rosbag2 recording of the camera that scales int8; empty: no int8',
+        path=True,
     )
     keyframe_interval: int = setting(
         1,
@@ -241,8 +275,8 @@ class PerceptionSettings(Settings):
     )
     max_latency_ms: float = setting(
         0.0,
-        'milliseconds; results older than this make labelling cheaper: a smaller input, labels '
-        'carried along flow; 0: no limit',
+        'milliseconds; results older than this make labelling cheaper: a smaller input, and where '
+        'none is small enough, labels carried along flow; 0: no limit',
         low=0.0,
         high=60000.0,
     )

@@ -18,10 +18,11 @@ class Example(Settings):
     name: str = setting('a', 'which', choices=('a', 'b'))
     on: bool = setting(False, 'whether')
     who: tuple[str, ...] = setting((), 'names', high=3)
+    size: tuple[int, ...] = setting((), 'pixels', low=2, high=9, numbers=2)
 
 
 def test_defaults_are_those_of_the_fields():
-    assert Example() == Example(scale=0.5, count=3, name='a', on=False, who=())
+    assert Example() == Example(scale=0.5, count=3, name='a', on=False, who=(), size=())
 
 
 @pytest.mark.parametrize('values', [{'scale': 0.1}, {'scale': 1.0}, {'count': 1}, {'count': 5}])
@@ -56,6 +57,13 @@ def test_limits_are_allowed_themselves(values):
         ({'who': ['a\n']}, 'who has .*; a name must begin with a letter'),
         ({'who': ['x' * 65]}, "who has 'x+'; .* 64 at most"),
         ({'who': ['a', 'b', 'a']}, "who has 'a' twice; names must differ"),
+        ({'size': 3}, r'size is 3 \(int\); it must be a list of 2 whole numbers, or an empty one'),
+        ({'size': [3]}, r'size is \[3\] \(list\); it must be a list of 2 whole numbers'),
+        ({'size': [3, 4, 5]}, r'size is \[3, 4, 5\] .* list of 2 whole numbers'),
+        ({'size': [3, 4.0]}, r'size is \[3, 4.0\] .* list of 2 whole numbers'),
+        ({'size': [True, 4]}, r'size is \[True, 4\] .* list of 2 whole numbers'),
+        ({'size': [1, 9]}, r'size is \[1, 9\]; its numbers must lie in 2 to 9'),
+        ({'size': [2, 10]}, r'size is \[2, 10\]; its numbers must lie in 2 to 9'),
     ],
 )
 def test_bad_value_is_refused_with_its_name_and_what_would_be_right(values, message):
@@ -76,6 +84,11 @@ def test_a_list_of_names_keeps_its_order_and_cannot_change(given):
     assert Example(who=given).who == ('front', 'rear_2')
 
 
+@pytest.mark.parametrize('given', [[], [2, 9], (9, 2)])
+def test_a_list_of_numbers_is_empty_or_as_long_as_it_is_meant_to_be(given):
+    assert Example(size=given).size == tuple(given)
+
+
 def test_a_yaml_list_is_a_list_of_names(tmp_path):
     path = tmp_path / 'a.yaml'
     path.write_text('who: [front, left]\n')
@@ -84,7 +97,8 @@ def test_a_yaml_list_is_a_list_of_names(tmp_path):
 
 def test_unknown_name_is_refused_with_the_known_ones():
     with pytest.raises(
-        SettingError, match='node.yaml: unknown sacle, x; known are count, name, on, scale, who'
+        SettingError,
+        match='node.yaml: unknown sacle, x; known are count, name, on, scale, size, who',
     ):
         Example.from_mapping({'sacle': 1.0, 'x': 2}, source='node.yaml')
 

@@ -1,17 +1,17 @@
 """
 Time every stage from a camera's message to labels and flow on this machine, as one table.
 
-Stages, engines for the labelling network, and OpenCV are timed in turns, so that their ratios
-hold on a busy machine; for times, leave it alone.
+Stages, engines for both networks, and OpenCV are timed in turns, so that their ratios
+hold on a busy machine; for times, leave it alone. A p99 stands where there are 20 calls and more.
 """
 
 import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 import csv
 from dataclasses import dataclass
 import os
 from pathlib import Path
-import re
 import sys
 import tempfile
 
@@ -22,10 +22,16 @@ os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 import cv2
 from dense_perception.arrays import Image
 from dense_perception.errors import DensePerceptionError, SettingError
-from dense_perception.evaluation.engine_rates import Rivals, time_networks, usual_engines
-from dense_perception.evaluation.report_run import processor
+from dense_perception.evaluation.engine_rates import (
+    Rivals,
+    SUBJECTS,
+    time_networks,
+    usual_engines,
+)
+from dense_perception.evaluation.result_files import machine, table_path
 from dense_perception.evaluation.stages import (
     Calls,
+    FLOW,
     Group,
     ImageSize,
     Row,
@@ -34,6 +40,7 @@ from dense_perception.evaluation.stages import (
     time_flow,
     time_stages,
 )
+from dense_perception.evaluation.timing import LEAST_CALLS, LEAST_S, MOST_S
 from dense_perception.memory import keep_memory
 from dense_perception.predictors.device import choose_placement, Placement
 from dense_perception.predictors.engines.calibration import calibration_runs, check_calibration
@@ -47,6 +54,7 @@ _MOST_S = 3600.0
 _COMPARED = 2  # frames that an engine labels; each takes up to a second
 _JUDGING = 4  # images of the user's, held back from scaling int8
 _WHAT_WIDTH = 42
+_PUBLISHED = 'serialise is what the node does of publishing, up to the bytes that DDS takes'
 _UNSHOWN = ('input', 'group', 'process MiB')  # the same in a whole group
 
 
@@ -58,7 +66,7 @@ class _Plan:
     placement: Placement
     engines: Sequence[str]
     calibration: EngineSettings
-    seconds: float
+    seconds: float | None  # None: as long as `LEAST_CALLS` calls take
     out: Path
     title: str
 
@@ -88,8 +96,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--seconds',
         type=float,
-        default=5.0,
-        help='for which each of three groups of each size is timed (%(default)s)',
+        help='for which each of four groups of each size is timed (default: until each call was '
+        f'made {LEAST_CALLS} times, {LEAST_S:.0f} s at least and about {MOST_S:.0f} s at most)',
     )
     parser.add_argument(
         '--engines',
@@ -100,8 +108,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--calibration',
         default='',
-        metavar='FOLDER',
-        help='pictures of your camera that scale int8 (default: rendered ones)',
+        metavar='PATH',
+        help='folder of pictures, video or bag of your camera that scales int8 (default: rendered '
+        'pictures)',
     )
     parser.add_argument(
         '--out',
@@ -119,14 +128,16 @@ def _plan(options: argparse.Namespace) -> _Plan:
     :raises DensePerceptionError: something is not to be had; the message says what would be.
     """
     sizes = dict.fromkeys(ImageSize.parse(text) for text in options.size or SIZES)
-    if not 0 < options.seconds <= _MOST_S:
+    if options.seconds is not None and not 0 < options.seconds <= _MOST_S:
         raise SettingError(f'seconds is {options.seconds}; it must be above 0, {_MOST_S} at most')
     placement = choose_placement(options.device)
+    with suppress(ImportError):  # without ROS a bag of calibration frames is refused
+        from dense_perception.ros.calibration_bags import read_calibration_bags
+
+        read_calibration_bags()
     calibration = EngineSettings(engine_cache='', calibration_frames=options.calibration)
     check_calibration(calibration, frames=1)
-    name = _device_name(placement.device)
-    plain = re.sub(r'[^A-Za-z0-9.-]+', '_', f'bench_{name}_torch{torch.__version__}')
-    out: Path = options.out or Path(f'{plain}.csv')
+    out: Path = options.out or table_path('bench', placement.device, Path())
     if out.is_dir() or not os.access(out.parent, os.W_OK):
         raise SettingError(f'out is {out}; it must be a file in a folder that can be written')
     return _Plan(
@@ -136,8 +147,7 @@ def _plan(options: argparse.Namespace) -> _Plan:
         calibration,
         options.seconds,
         out,
-        f'{name}, {torch.get_num_threads()} threads, torch {torch.__version__}, '
-        f'OpenCV {cv2.__version__}, load {os.getloadavg()[0]:.1f} at the start',
+        machine(placement.device),
     )
 
 
@@ -153,10 +163,6 @@ def _engines(names: Sequence[str] | None, device: torch.device) -> Sequence[str]
                 f'engine is {name!r}; it must be some of {known}, or {NO_ENGINES} alone'
             )
     return list(dict.fromkeys(names))
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == 'cuda' else processor()
 
 
 def _run(plan: _Plan) -> None:
@@ -202,10 +208,15 @@ def _groups(
     placement, seconds = plan.placement, plan.seconds
     yield time_stages(frames, placement, seconds=seconds, incoming=before, outgoing=behind)
     scaling, judging = _calibration(plan, size)
-    rivals = Rivals(plan.engines, scaling)
-    with tempfile.TemporaryDirectory(prefix='bench-') as folder:
-        compared = [*frames[:_COMPARED], *judging]
-        yield time_networks(compared, placement.device, rivals, Path(folder), seconds=seconds)
+    compared = [*frames[:_COMPARED], *judging]
+    # Engines for flow are those that `auto` has without a folder to scale int8 by.
+    unscaled = [name for name in plan.engines if not ENGINES[name].calibrated]
+    for images, rivals in (
+        (compared, Rivals(plan.engines, scaling)),
+        (frames[: _COMPARED + 1], Rivals(unscaled, subject=SUBJECTS[FLOW])),
+    ):
+        with tempfile.TemporaryDirectory(prefix='bench-') as folder:
+            yield time_networks(images, placement.device, rivals, Path(folder), seconds=seconds)
     yield time_flow(frames, placement, seconds=seconds)
 
 
@@ -223,7 +234,8 @@ def _show(size: ImageSize, group: Group) -> list[dict[str, str]]:
     """Print the rows of a group and return them as they are written."""
     table = [_cells(size, group, row) for row in group.rows]
     shown = [name for name in table[0] if name not in _UNSHOWN and any(row[name] for row in table)]
-    print(f'\n{size}, {group.name}')
+    published = any(row.what.startswith('serialise') for row in group.rows)
+    print(f'\n{size}, {group.name}{f"; {_PUBLISHED}" if published else ""}')
     for cells in ({name: name for name in shown}, *table):
         print(
             ''.join(
@@ -242,7 +254,7 @@ def _cells(size: ImageSize, group: Group, row: Row) -> dict[str, str]:
         'group': group.name,
         'what': row.what,
         'p50 ms': f'{timing.p50_ms:.3f}',
-        'p99 ms': f'{timing.p99_ms:.3f}',
+        'p99 ms': _text(timing.p99_ms if timing.calls >= LEAST_CALLS else None, '.3f'),
         'calls': str(timing.calls),
         'per s': f'{timing.rate_hz:.1f}',
         'GMAC/s': _text(row.gigamacs_per_s, '.3f'),

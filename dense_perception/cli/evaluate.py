@@ -7,6 +7,7 @@ launched node. Both leave report.json and report.html.
 
 import argparse
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 import sys
@@ -37,9 +38,10 @@ from dense_perception.evaluation.report_pictures import FrameReader
 from dense_perception.evaluation.report_run import RunClock
 from dense_perception.evaluation.scoring import BOUNDARY_PX
 from dense_perception.labels import CAMVID, CITYSCAPES, LabelSet
-from dense_perception.predictors.flow_estimator import FlowEstimator
+from dense_perception.predictors.engines.calibration import calibration_state, is_bag
+from dense_perception.predictors.engines.choice import AUTO
+from dense_perception.predictors.engines.settings import EngineSettings
 from dense_perception.settings import PerceptionSettings
-from dense_perception.weights.published import find_weights
 
 if TYPE_CHECKING:
     from dense_perception.ros.bag_evaluation import BagEvaluation
@@ -87,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument('--device', default='auto')
         command.add_argument('--precision', default='auto')
         command.add_argument('--width', type=int, default=0, help="input columns; 0: the image's")
+        _add_engine_options(command)
     offline = commands.add_parser('offline', help='every image of a data set or bags, to a report')
     source = offline.add_mutually_exclusive_group(required=True)
     source.add_argument('--data', choices=sorted({*LABELLED, *FLOW}), help='data set')
@@ -102,14 +105,31 @@ def _parser() -> argparse.ArgumentParser:
         metavar='ADDRESS',
         help="spread bags over a Ray cluster (default: one of this machine's cores)",
     )
+    _add_engine_options(offline)
     offline.set_defaults(run=_offline)
     replay = commands.add_parser('replay', help='a bag through the launched node, to a report')
     replay.add_argument('--bag', type=Path, required=True)
     replay.add_argument('--rate', type=float, default=1.0, help='speed; 1 is that of recording')
-    replay.set_defaults(run=_replay)
+    # The node that is launched has what its labels and flow run in from its own parameters.
+    replay.set_defaults(run=_replay, engine='torch', calibration_frames='')
     for command in (offline, replay):
         _add_report_options(command)
     return parser
+
+
+def _add_engine_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        '--engine',
+        default='torch',
+        metavar='NAME',
+        help='what the networks run in: torch, auto or the name of one (default: %(default)s)',
+    )
+    command.add_argument(
+        '--calibration-frames',
+        default='',
+        metavar='PATH',
+        help='folder of pictures, video or bag that scales int8',
+    )
 
 
 def _add_report_options(command: argparse.ArgumentParser) -> None:
@@ -159,7 +179,20 @@ def _settings(options: argparse.Namespace) -> PerceptionSettings:
         flow_width=options.flow_width,
         refinement=options.refinement,
         flow_refinement=options.flow_refinement,
+        engine=options.engine,
+        calibration_frames=_calibration(options),
     )
+
+
+def _calibration(options: argparse.Namespace) -> str:
+    """Return the name of the frames that scale int8, made ready if that is a bag."""
+    name: str = options.calibration_frames
+    if name and is_bag(Path(name).expanduser()):
+        with suppress(ImportError):  # without ROS a bag is refused where it is opened
+            from dense_perception.ros.calibration_bags import read_calibration_bags
+
+            read_calibration_bags()
+    return name
 
 
 @dataclass(frozen=True)
@@ -193,15 +226,20 @@ def _data_set(options: argparse.Namespace) -> _Evaluated:
 
 
 def _bags(options: argparse.Namespace) -> _Evaluated:
+    if options.ray and options.engine == AUTO:
+        raise SettingError(
+            f'--ray with --engine {AUTO}: every worker would choose for itself; name the engine'
+        )
     evaluation = _bag_evaluation(options)
     predictors = evaluation.predictors()
     names = find_bags(options.bags) if options.bags else options.bag
     hashes = ' '.join(model.sha256 for model in predictors.models)
+    frames = calibration_state(EngineSettings(calibration_frames=options.calibration_frames))
     report = evaluate_many(
         names,
         evaluation,
         options.out / 'bags',
-        key=f'{evaluation} {hashes}',
+        key=f'{evaluation} {hashes} {frames}',
         ray=options.ray,
         told=lambda line: print(line, flush=True),
     )
@@ -279,6 +317,8 @@ def _segmentation(options: argparse.Namespace) -> int:
             device=options.device,
             precision=options.precision,
             segmentation_width=options.width,
+            engine=options.engine,
+            calibration_frames=_calibration(options),
         )
     )
     assert predictors.segmenter is not None
@@ -307,27 +347,36 @@ def _picture_label_set(name: str, weights: LabelSet) -> LabelSet:
 
 
 def _flow(options: argparse.Namespace) -> int:
-    estimator = FlowEstimator.from_file(
-        find_weights(options.weights),
-        device=options.device,
-        precision=options.precision,
-        width=options.width,
+    predictors = load_predictors(
+        PerceptionSettings(
+            segmentation_weights='',
+            flow_weights=options.weights,
+            device=options.device,
+            precision=options.precision,
+            flow_width=options.width,
+            engine=options.engine,
+            calibration_frames=_calibration(options),
+        )
     )
+    estimator = predictors.flow_estimator
+    assert estimator is not None
     methods = {options.weights: estimator.estimate, **PEERS}
     pairs = flow_pairs(options.pairs)
     print(f'{"end-point error, px":<34}' + ''.join(f'{name:>12}' for name in (*methods, 'zero')))
     sums = dict.fromkeys((*methods, 'zero'), 0.0)
     for pair in pairs:
         errors = {}
+        predictors.prepare_flow(pair.first, pair.second)
         for name, method in methods.items():
             report = evaluate_flow(_compared(pair, method(pair.first, pair.second)))
             errors[name] = report.end_point_error_px
             errors['zero'] = report.zero_flow_error_px
+        predictors.engines.check('flow', estimator)
         for name, error in errors.items():
             sums[name] += error
         _print_row(pair.name, [errors[name] for name in sums])
     _print_row('mean of the pairs', [total / len(pairs) for total in sums.values()])
-    print(f'{len(pairs)} pairs, {estimator.placement}')
+    print(f'{len(pairs)} pairs, {predictors.placement}')
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What engines make of the labelling network, beside plain torch, OpenCV and matrix products."""
+"""What engines make of the shipped networks, beside plain torch, OpenCV and matrix products."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,21 +12,24 @@ from dense_perception.evaluation.stages import (
     Call,
     device_peak_mib,
     finished,
+    FLOW,
     Group,
     input_gigamacs,
     LABELS,
     Row,
     timing_of,
 )
+from dense_perception.evaluation.timing import time_enough_turns
 from dense_perception.predictors.device import choose_placement, Placement
 from dense_perception.predictors.engines.cache import Cache
 from dense_perception.predictors.engines.choice import (
     build_engine,
     ENGINES,
     first_line,
-    time_in_turns,
 )
 from dense_perception.predictors.engines.engine import (
+    Agreement,
+    close_flow,
     Engine,
     EngineError,
     equal_labels,
@@ -34,6 +37,7 @@ from dense_perception.predictors.engines.engine import (
     Task,
 )
 from dense_perception.predictors.engines.onnx_export import export_onnx
+from dense_perception.predictors.flow_estimator import FlowEstimator
 from dense_perception.predictors.segmenter import Segmenter
 from dense_perception.weights.checkpoint import load_weights
 from dense_perception.weights.published import find_weights
@@ -55,11 +59,29 @@ _LONG_ENOUGH_S = 0.02  # of a product; larger matrices would reach no more
 
 
 @dataclass(frozen=True)
+class Subject:
+    """A network that is timed alone."""
+
+    name: str
+    weights: str  # the shipped ones
+    predictor: type[Segmenter] | type[FlowEstimator]
+    images: int  # that it takes at once, successive ones
+    agreement: Agreement
+
+
+SUBJECTS = {
+    LABELS: Subject('labelling network', LABELS, Segmenter, 1, equal_labels),
+    FLOW: Subject('flow network', FLOW, FlowEstimator, 2, close_flow),
+}
+
+
+@dataclass(frozen=True)
 class Rivals:
     """What is timed beside plain torch."""
 
     engines: Sequence[str]  # names in `ENGINES`
     scaling: Sequence[Image] = ()  # of the frames' size; they scale int8; empty: no int8
+    subject: Subject = SUBJECTS[LABELS]
     tell: Callable[[str], None] = print  # receives progress, and what cannot be had
 
 
@@ -74,20 +96,25 @@ def usual_engines(device: torch.device) -> list[str]:
 
 
 def time_networks(
-    frames: Sequence[Image], device: torch.device, rivals: Rivals, folder: Path, *, seconds: float
+    frames: Sequence[Image],
+    device: torch.device,
+    rivals: Rivals,
+    folder: Path,
+    *,
+    seconds: float | None,
 ) -> Group:
     """
-    Time the shipped labelling network alone, in each engine, on images' own size.
+    Time a shipped network alone, in each engine, on images' own size.
 
     The ceilings are matrix products of torch, timed in the same turns. Float32 on a CUDA device
     may exceed its own: there, convolutions round to TF32 unless torch is told otherwise.
 
-    :param frames: (H, W, 3) uint8 RGB, of one size; scores of these are compared.
+    :param frames: (H, W, 3) uint8 RGB, of one size; what comes of these is compared.
     :param folder: where engines are built.
-    :param seconds: how long to time.
+    :param seconds: how long to time; None: as `time_enough_turns` does.
     """
     task, work = _task(frames, device, rivals)
-    engines = {PLAIN: _plain(task), **_built(task, rivals, folder)}
+    engines = {PLAIN: _plain(task, rivals.subject), **_built(task, rivals, folder)}
     inputs = [tuple(value.to(device) for value in values) for values in task.inputs]
     calls = {name: _call(engine, inputs) for name, engine in engines.items()}
     types = dict.fromkeys(name.rpartition('-')[2] for name in engines)
@@ -96,7 +123,9 @@ def time_networks(
     ceilings = {titles[dtype]: one for dtype, one in products.items()}
     times = {
         name: timing_of(values)
-        for name, values in time_in_turns({**calls, **ceilings}, device, seconds=seconds).items()
+        for name, values in time_enough_turns(
+            {**calls, **ceilings}, device, seconds=seconds
+        ).items()
     }
     rows = [Row(name, times[name], one.gigamacs) for name, one in ceilings.items()]
     reached = {row.what: row.gigamacs_per_s for row in rows}
@@ -112,7 +141,7 @@ def time_networks(
         )
         for name, engine in engines.items()
     ]
-    return finished('labelling network', rows)
+    return finished(rivals.subject.name, rows)
 
 
 def _ceiling(name: str, device: torch.device, reached: float | None) -> float | None:
@@ -124,21 +153,25 @@ def _task(
     frames: Sequence[Image], device: torch.device, rivals: Rivals
 ) -> tuple[Task, float | None]:
     """Return the network with its inputs, and 10^9 multiply-accumulates of one."""
-    path = find_weights(LABELS)
+    subject = rivals.subject
+    path = find_weights(subject.weights)
     network, card = load_weights(path)
     on_cpu = Placement(torch.device('cpu'), torch.float32)
-    segmenter = Segmenter(*load_weights(path), on_cpu)
+    predictor = subject.predictor(*load_weights(path), on_cpu)
     taken, scaling = (
         # Cloned, as tensors made in inference mode cannot be exported.
-        [tuple(value.clone() for value in segmenter.inputs(image)) for image in images]
+        [
+            tuple(value.clone() for value in predictor.inputs(*images[at : at + subject.images]))
+            for at in range(len(images) - subject.images + 1)
+        ]
         for images in (frames, rivals.scaling)
     )
-    task = Task(network, taken, equal_labels, 0.0, scaling, device, rivals.tell)
+    task = Task(network, taken, subject.agreement, 0.0, scaling, device, rivals.tell)
     return task, input_gigamacs(card, taken[0])
 
 
-def _plain(task: Task) -> Engine:
-    network = load_weights(find_weights(LABELS))[0].eval().to(task.device)
+def _plain(task: Task, subject: Subject) -> Engine:
+    network = load_weights(find_weights(subject.weights))[0].eval().to(task.device)
 
     @torch.inference_mode()
     def run(*inputs: Tensor) -> Tensor:
@@ -172,7 +205,8 @@ def _in_opencv(task: Task, folder: Path) -> Engine:
     path = folder / 'opencv.onnx'
 
     def run(*inputs: Tensor) -> Tensor:
-        network.setInput(inputs[0].cpu().contiguous().numpy())
+        for at, value in enumerate(inputs):
+            network.setInput(value.cpu().contiguous().numpy(), f'input{at}')
         return torch.from_numpy(network.forward().copy())
 
     try:

@@ -85,11 +85,13 @@ def estimated(predictors: Predictors, compared: LabelSet | None) -> Results:
         segmenter = predictors.segmenter
         assert segmenter is not None
         assert compared is not None
+        predictors.prepare_labels(sample.image)
         found = segmenter.segment(sample.image).labels
         return conversion(segmenter.label_set, compared)[found]
 
     def flow(previous: Sample, sample: Sample) -> Flow:
         assert predictors.flow_estimator is not None
+        predictors.prepare_flow(previous.image, sample.image)
         return predictors.flow_estimator.estimate(previous.image, sample.image)
 
     return Results(labels, flow)

@@ -1,13 +1,15 @@
 """Networks on every image of a set or stream, and the figures of their results."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 import time
 
+from dense_perception.arrays import Image
 from dense_perception.data.flow import FlowFolder
 from dense_perception.data.segmentation import LabelledFolder
 from dense_perception.errors import InputError, SettingError
+from dense_perception.evaluation.engine_use import EngineUse
 from dense_perception.evaluation.report import Report
 from dense_perception.evaluation.report_records import (
     FrameRecord,
@@ -20,6 +22,7 @@ from dense_perception.labels import (
     LabelSet,
 )
 from dense_perception.metrics.flow import FlowErrors
+from dense_perception.predictors.engines.settings import EngineSettings
 from dense_perception.predictors.flow_estimator import FlowEstimator
 from dense_perception.predictors.segmenter import Segmenter
 from dense_perception.settings import PerceptionSettings
@@ -35,12 +38,24 @@ class Predictors:
     flow_estimator: FlowEstimator | None
     models: tuple[ModelRecord, ...]
     max_flow_gap_s: float
+    engines: EngineUse = field(default_factory=EngineUse, compare=False)
 
     @property
     def placement(self) -> str:
-        """Device and number type."""
+        """Device and number type, and engines where any was asked for."""
         parts = (self.segmenter, self.flow_estimator)
-        return ', '.join(sorted({str(part.placement) for part in parts if part is not None}))
+        places = ', '.join(sorted({str(part.placement) for part in parts if part is not None}))
+        return '; '.join(filter(None, (places, str(self.engines))))
+
+    def prepare_labels(self, image: Image) -> None:
+        """Build the engine that labels images of this size, if one was asked for."""
+        if self.segmenter is not None:
+            self.engines.prepare('segmentation', self.segmenter, image)
+
+    def prepare_flow(self, first: Image, second: Image) -> None:
+        """Build the engine that estimates flow of images of this size, if one was asked for."""
+        if self.flow_estimator is not None:
+            self.engines.prepare('flow', self.flow_estimator, first, second)
 
 
 def load_predictors(settings: PerceptionSettings) -> Predictors:
@@ -48,9 +63,16 @@ def load_predictors(settings: PerceptionSettings) -> Predictors:
     Load the networks whose weights are named.
 
     :raises WeightsError: a file is missing, damaged, or of another task.
-    :raises SettingError: neither is named, or device, precision or refinement is not to be had.
+    :raises SettingError: neither is named, or device, precision, engine or refinement is not to be
+        had.
+    :raises InputError: frames for calibration are named and cannot be used.
     """
     segmenter = flow_estimator = None
+    engine = EngineSettings(
+        engine=settings.engine,
+        engine_cache=settings.engine_cache,
+        calibration_frames=settings.calibration_frames,
+    )
     models = []
     if settings.segmentation_weights:
         segmenter = Segmenter.from_file(
@@ -59,6 +81,7 @@ def load_predictors(settings: PerceptionSettings) -> Predictors:
             precision=settings.precision,
             width=settings.segmentation_width,
             refinement=settings.refinement,
+            engine=engine,
         )
         models.append(_model('segmentation', settings.segmentation_weights, segmenter))
     if settings.flow_weights:
@@ -68,11 +91,18 @@ def load_predictors(settings: PerceptionSettings) -> Predictors:
             precision=settings.precision,
             width=settings.flow_width,
             refinement=settings.flow_refinement,
+            engine=engine,
         )
         models.append(_model('flow', settings.flow_weights, flow_estimator))
     if not models:
         raise SettingError('segmentation_weights and flow_weights are both empty; name one')
-    return Predictors(segmenter, flow_estimator, tuple(models), settings.max_flow_gap_s)
+    return Predictors(
+        segmenter,
+        flow_estimator,
+        tuple(models),
+        settings.max_flow_gap_s,
+        EngineUse(settings.engine),
+    )
 
 
 def _model(task: str, weights: str, predictor: Segmenter | FlowEstimator) -> ModelRecord:
@@ -106,16 +136,24 @@ class StreamRunner:
         Return labels with confidence, and flow from the image before if it is near in time.
 
         :raises InputError: an image that the networks do not take.
+        :raises EngineError: the engine that was asked for cannot be had.
         """
+        predictors, previous = self._predictors, self._previous
+        self._previous = sample
+        if previous is not None and not self._continues(previous, sample):
+            previous = None
+        predictors.prepare_labels(sample.image)
+        if previous is not None:
+            predictors.prepare_flow(previous.image, sample.image)
         started = time.monotonic()
         labels = confidence = flow = None
-        if self._predictors.segmenter is not None:
-            found = self._predictors.segmenter.segment(sample.image, confidence=True)
+        if predictors.segmenter is not None:
+            found = predictors.segmenter.segment(sample.image, confidence=True)
             labels, confidence = found.labels, found.confidence
-        previous, self._previous = self._previous, sample
-        estimator = self._predictors.flow_estimator
-        if estimator is not None and previous is not None and self._continues(previous, sample):
-            flow = estimator.estimate(previous.image, sample.image)
+            predictors.engines.check('segmentation', predictors.segmenter)
+        if predictors.flow_estimator is not None and previous is not None:
+            flow = predictors.flow_estimator.estimate(previous.image, sample.image)
+            predictors.engines.check('flow', predictors.flow_estimator)
         name = previous.name if previous is not None and flow is not None else ''
         latency_ms = 1e3 * (time.monotonic() - started)
         return Result(labels, confidence, flow, name, round(latency_ms, 3))
@@ -192,6 +230,7 @@ def evaluate_pairs(folder: FlowFolder, name: str, predictors: Predictors) -> Rep
 
     :param name: of the data set, as the user gave it.
     :raises SettingError: no flow weights are named.
+    :raises EngineError: the engine that was asked for cannot be had.
     """
     estimator = predictors.flow_estimator
     if estimator is None:
@@ -203,8 +242,10 @@ def evaluate_pairs(folder: FlowFolder, name: str, predictors: Predictors) -> Rep
         except InputError as error:
             problems.add(name, '', str(error), str(error))
             continue
+        predictors.prepare_flow(pair.first, pair.second)
         started = time.monotonic()
         flow = estimator.estimate(pair.first, pair.second)
+        predictors.engines.check('flow', estimator)
         latency_ms = round(1e3 * (time.monotonic() - started), 3)
         errors = FlowErrors()
         errors.add(flow, pair.flow, pair.valid, pair.occluded)

@@ -13,7 +13,17 @@ import time
 from dense_perception.evaluation.report_records import RunRecord
 import torch
 
-_PACKAGES = ('dense_perception', 'torch', 'numpy', 'opencv-python', 'scipy', 'onnxruntime', 'ray')
+_PACKAGES = (
+    'dense_perception',
+    'torch',
+    'numpy',
+    'opencv-python',
+    'scipy',
+    'onnxruntime',
+    'openvino',
+    'nncf',
+    'ray',
+)
 
 
 class RunClock:
@@ -28,7 +38,7 @@ class RunClock:
         Return the record of the run that ends now.
 
         :param command: the words of the command, such as `['evaluate', ...]`.
-        :param placement: device and number type of the networks.
+        :param placement: device and number type of the networks, and their engines.
         """
         return RunRecord(
             shlex.join(command),

@@ -14,9 +14,8 @@ from dense_perception.data.picture_files import MAX_PIXELS
 from dense_perception.data.road_world import RoadWorld
 from dense_perception.errors import SettingError
 from dense_perception.evaluation.peers import PEERS
-from dense_perception.evaluation.timing import Timing
+from dense_perception.evaluation.timing import time_enough_turns, Timing
 from dense_perception.predictors.device import Placement
-from dense_perception.predictors.engines.choice import time_in_turns
 from dense_perception.predictors.flow_estimator import FlowEstimator
 from dense_perception.predictors.segmenter import Segmenter
 from dense_perception.weights.checkpoint import Card, load_weights
@@ -196,7 +195,7 @@ def time_stages(
     frames: Sequence[Image],
     placement: Placement,
     *,
-    seconds: float,
+    seconds: float | None,
     incoming: Calls,
     outgoing: Calls,
 ) -> Group:
@@ -205,7 +204,7 @@ def time_stages(
 
     :param frames: successive ones, (H, W, 3) uint8 RGB, of one size.
     :param placement: where the networks run.
-    :param seconds: how long to go on.
+    :param seconds: how long to go on; None: as `time_enough_turns` does.
     :param incoming: what is done with a message until there is an image.
     :param outgoing: what is done with results until they are a message's bytes.
     """
@@ -224,7 +223,7 @@ def time_stages(
         'image to labels and confidence': rated,
         'images to flow': flow,
     }
-    times = time_in_turns({**incoming, **whole, **outgoing}, device, seconds=seconds)
+    times = time_enough_turns({**incoming, **whole, **outgoing}, device, seconds=seconds)
     rows = [Row(name, timing_of(times[name])) for name in incoming]
     work = input_gigamacs(segmenter.card, segmenter.inputs(frames[0]))
     rows += _parts(labels, 'labels', placement, work, 'scores to labels')
@@ -250,7 +249,7 @@ def _parts(
     ]
 
 
-def time_flow(frames: Sequence[Image], placement: Placement, *, seconds: float) -> Group:
+def time_flow(frames: Sequence[Image], placement: Placement, *, seconds: float | None) -> Group:
     """
     Time the shipped flow networks and OpenCV's flow, from two images to the flow of each pixel.
 
@@ -264,7 +263,7 @@ def time_flow(frames: Sequence[Image], placement: Placement, *, seconds: float) 
         estimators[f'{weights}, {placement}'] = _of_pairs(estimator.estimate, frames)
     peers = {f'OpenCV {name}': _of_pairs(method, frames) for name, method in PEERS.items()}
     device = placement.device
-    times = time_in_turns({**estimators, **peers}, device, seconds=seconds)
+    times = time_enough_turns({**estimators, **peers}, device, seconds=seconds)
     rows = [
         Row(name, timing_of(times[name]), device_mib=device_peak_mib(call, device))
         for name, call in estimators.items()

@@ -9,7 +9,7 @@ from dense_perception.networks import FLOW_NETWORKS
 from dense_perception.networks.flownet import FLOW_SCALE, FlowNetCorr, STRIDE
 from dense_perception.predictors.device import choose_placement, Placement
 from dense_perception.predictors.engines.engine import close_flow
-from dense_perception.predictors.engines.engined import EngineUser, LOG, Use
+from dense_perception.predictors.engines.engined import Engined, EngineUser, LOG, Use
 from dense_perception.predictors.engines.settings import EngineSettings, TORCH
 from dense_perception.predictors.flow_features import KeptFeatures
 from dense_perception.predictors.flow_refinement import check_flow_refinement, refine_flow
@@ -30,7 +30,8 @@ class FlowEstimator(EngineUser):
     Flow network with its device, precision and preprocessing.
 
     An image belongs to two pairs, and is resized once; in torch, a correlating network also looks
-    at it once.
+    at it once. An engine takes such a network whole and looks at both images of each pair, and
+    `auto` compares it with torch that does the same: `engine='torch'` may be the faster one.
     """
 
     def __init__(
@@ -64,6 +65,9 @@ class FlowEstimator(EngineUser):
         self.refinement = refinement
         self.features = KeptFeatures()  # of images that a next pair may begin with
         self._use_network(network, placement, engine, Use(2, self.inputs, close_flow), tell)
+        shares = isinstance(network, FlowNetCorr) and card.preprocessing.of_each
+        if shares and isinstance(self.network, Engined):
+            tell('an engine sees both images of each pair; engine: torch looks at each image once')
 
     @classmethod
     def from_file(

@@ -1,7 +1,7 @@
 """Hold a limit of age: cheaper settings while results come too late, better ones otherwise."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 import math
 
@@ -14,7 +14,6 @@ MOST_PATIENCE = 1920  # a minute at 30 frames a second
 UNLIMITED_S = 1e18  # seconds; a limit that results of any age hold
 ROOM = 0.8  # share of the limit that a better rung must be expected to hold
 _QUANTILE = 0.95
-_ALWAYS = 0.6  # share of a frame's age that is the same when the network labels fewer frames
 
 
 @dataclass(frozen=True)
@@ -26,8 +25,8 @@ class Rung:
 
     @property
     def cost(self) -> float:
-        """Expected share of the full age: a network's time goes with its pixels, waiting less."""
-        return self.scale**2 * (_ALWAYS + (1 - _ALWAYS) / self.keyframe_interval)
+        """Expected share of the full time, where none was measured: it goes with the pixels."""
+        return self.scale**2  # of keyframes, which are as late however few they are
 
     def __str__(self) -> str:
         frames = {1: 'every frame', 2: 'every second frame', 3: 'every third frame'}
@@ -36,7 +35,8 @@ class Rung:
 
 
 # From the best labels to the cheapest: a smaller input costs less than a longer way along the
-# flow, and both less than either at its limit.
+# flow, and both less than either at its limit. Keyframes alone hold no limit, see `rung_times`;
+# they are for where no rung does.
 LADDER = (
     Rung(1.0, 1),
     Rung(1.0, 2),
@@ -50,15 +50,39 @@ LADDER = (
 SMALLER = tuple(rung for rung in LADDER if rung.keyframe_interval == 1)
 
 
+def rung_times(
+    ladder: Sequence[Rung], labelling_s: Mapping[float, float], carrying_s: float
+) -> list[float]:
+    """
+    Return the seconds that labels of the slowest frames take on each rung.
+
+    :param labelling_s: seconds in which the network labels a frame, by the scale of its input.
+    :param carrying_s: seconds of flow to a frame and of carrying labels along it, which are the
+        same on every rung.
+    """
+    # A keyframe takes as long as if every frame were labelled, and with one in three they are
+    # more than the 5 of 100 results that may be too old. The other frames wait for flow, which
+    # may take longer still. So keyframes never lower what a limit is about.
+    return [
+        labelling_s[rung.scale]
+        if rung.keyframe_interval == 1
+        else max(labelling_s[rung.scale], carrying_s)
+        for rung in ladder
+    ]
+
+
 class Deadline:
     """
     Chooses the rung of a ladder that keeps the age of results below a limit.
 
-    Age is what a frame waited and what the networks took. Where the 95th percentile of recent
-    ages is above the limit, the best rung that is expected to hold it is taken at once. Where
-    there is room, the next better one is tried, but only after a while, and after a longer one if
-    the last try failed: so settings never swing from frame to frame. Where memory is short, a
-    smaller input is taken at once, and a larger one is tried in the same way.
+    Age is what labelling took, which goes with the rung, and the rest, which does not: waiting,
+    and flow that is wanted besides. Where the 95th percentile of recent ages is above the limit,
+    the best rung that is expected to hold it is taken at once; where none is, the cheapest, and
+    of several the one that labels the fewest frames: no result at its limit is younger for that,
+    but most are. Where there is room, the next better one is tried, but only after a while, and
+    after a longer one if the last try failed: so settings never swing from frame to frame. Rungs
+    that cost no less than a better one are passed over. Where memory is short, a smaller input is
+    taken at once, and a larger one is tried in the same way.
     """
 
     def __init__(
@@ -69,12 +93,12 @@ class Deadline:
         measured_s: Sequence[float] = (),
     ) -> None:
         """
-        Start on the best rung that holds the limit by what was measured before, or on the first.
+        Start on the first rung, or on the best that holds the limit by what was measured before.
 
         :param max_latency_s: seconds; what the age of 95 of 100 results must not exceed.
         :param ladder: from the best to the cheapest.
-        :param measured_s: seconds that a frame took on each rung, as warming up tells; their
-            ratios say what another rung will bring. Empty: pixels and keyframes do.
+        :param measured_s: seconds that labels take on each rung, as warming up tells; their
+            ratios say what another rung will bring. Empty: the pixels do.
         :raises SettingError: no limit above 0, no ladder, or times not of its rungs.
         """
         if not (math.isfinite(max_latency_s) and max_latency_s > 0):
@@ -87,15 +111,21 @@ class Deadline:
             )
         self.max_latency_s = max_latency_s
         self.ladder = tuple(ladder)
-        self._costs = tuple(measured_s) or tuple(rung.cost for rung in ladder)
-        self._at = self._best_within(max_latency_s, 0) if measured_s else 0
-        self._ages: deque[float] = deque(maxlen=WINDOW)
+        self.measured_s = tuple(measured_s)
+        self._costs = self.measured_s or tuple(rung.cost for rung in ladder)
+        self._at = 0
+        self._ages: deque[tuple[float, float]] = deque(maxlen=WINDOW)  # what no rung changes, rest
         self._frames = 0  # since the newest change
         self._patience = PATIENCE
         self._tried = False  # whether the newest change was a step up
         self.short = ''  # what memory was short for, until the largest input is tried again
         self.starved = False  # whether memory is short even for the smallest input
         self.reason = f'{self.rung}: nothing has been measured yet'
+        if measured_s:
+            within = (at for at, cost in enumerate(self._costs) if cost <= max_latency_s)
+            self._at = next(within, self._cheapest())
+            took = 1e3 * self._costs[self._at]
+            self.reason = f'{self.rung}: labels took {took:.0f} ms with it in warming up'
 
     @property
     def rung(self) -> Rung:
@@ -107,22 +137,21 @@ class Deadline:
         """Whether recent ages keep the limit; where even the cheapest rung fails, they do not."""
         return self._late_s() <= self.max_latency_s
 
-    def measure(self, wait_s: float, inference_s: float) -> bool:
+    def measure(self, rest_s: float, labelling_s: float) -> bool:
         """
-        Take one frame's times.
+        Take one frame's times, which together are its age.
 
-        :param wait_s: seconds from the frame's stamp until the networks began.
-        :param inference_s: seconds that they took.
+        :param rest_s: seconds that are the same on every rung: until labelling began, and after.
+        :param labelling_s: seconds until its labels were there.
         :returns: whether another rung was chosen; `reason` says why.
         :raises SettingError: a time is negative or no number.
         """
-        age = wait_s + inference_s
-        if not (math.isfinite(age) and wait_s >= 0 and inference_s >= 0):
+        if not (math.isfinite(rest_s + labelling_s) and rest_s >= 0 and labelling_s >= 0):
             raise SettingError(
-                f'wait is {wait_s} s, inference {inference_s} s; both must be 0 or more'
+                f'labelling took {labelling_s} s, the rest {rest_s} s; both must be 0 or more'
             )
         self.starved = False
-        self._ages.append(age)
+        self._ages.append((rest_s, labelling_s))
         self._frames += 1
         if self._tried and self._frames >= self._patience:
             self._tried, self._patience = False, PATIENCE  # the step up has proved itself
@@ -131,7 +160,7 @@ class Deadline:
         late = self._late_s()
         if late > self.max_latency_s:
             return self._step_down(late)
-        if self._at and self._frames >= self._patience and self._room(late):
+        if self._at and self._frames >= self._patience and self._room(self._better()):
             return self._step_up(late)
         return False
 
@@ -153,33 +182,48 @@ class Deadline:
         self.reason = f'{self.rung}: memory was short for more: {error}'
         return True
 
-    def _late_s(self) -> float:
-        """Return the 95th percentile of recent ages."""
+    def _late_s(self, change: float = 1.0) -> float:
+        """
+        Return the 95th percentile of recent ages.
+
+        :param change: what labelling is to take, as a share of what it took.
+        """
         if not self._ages:
             return 0.0
-        ages = sorted(self._ages)
+        ages = sorted(rest + change * labelling for rest, labelling in self._ages)
         # Of few, the second largest: one frame that was held up says nothing.
         return ages[max(0, min(len(ages) - 2, math.ceil(_QUANTILE * len(ages)) - 1))]
 
-    def _best_within(self, cost: float, first: int) -> int:
-        """Return the first rung from one on that costs no more, or the last."""
-        rungs = range(first, len(self.ladder))
-        return next((at for at in rungs if self._costs[at] <= cost), len(self.ladder) - 1)
+    def _expected_s(self, at: int) -> float:
+        """Return what the 95th percentile would be on another rung."""
+        return self._late_s(self._costs[at] / self._costs[self._at])
 
-    def _room(self, late: float) -> bool:
-        """Whether the next better rung is expected to hold the limit."""
-        expected = late * self._costs[self._at - 1] / self._costs[self._at]
-        return expected <= ROOM * self.max_latency_s
+    def _cheapest(self) -> int:
+        """Return the cheapest rung from the present one on; of several, the last."""
+        rungs = range(self._at, len(self.ladder))
+        return min(rungs, key=lambda at: (self._costs[at], -at))
+
+    def _better(self) -> int:
+        """Return the next better rung that costs less than all that are better still."""
+        rungs = range(self._at - 1, 0, -1)
+        return next((at for at in rungs if self._costs[at] < min(self._costs[:at])), 0)
+
+    def _room(self, at: int) -> bool:
+        """Whether a better rung is expected to hold the limit."""
+        dearer = self._costs[at] > self._costs[self._at]
+        return self._expected_s(at) <= (ROOM if dearer else 1.0) * self.max_latency_s
 
     def _step_down(self, late: float) -> bool:
-        if self._at == len(self.ladder) - 1:
+        rungs = range(self._at + 1, len(self.ladder))
+        within = (at for at in rungs if self._expected_s(at) <= self.max_latency_s)
+        at = next(within, self._cheapest())
+        if at == self._at:
             self.reason = (
                 f'{self.rung}: the cheapest there is, though 95 of 100 results are up to '
                 f'{1e3 * late:.0f} ms old, more than {1e3 * self.max_latency_s:.0f} ms'
             )
             return False
-        affordable = self._costs[self._at] * self.max_latency_s / late
-        self._change(self._best_within(affordable, self._at + 1), tried=False)
+        self._change(at, tried=False)
         self.reason = (
             f'{self.rung}: results were up to {1e3 * late:.0f} ms old, more than '
             f'{1e3 * self.max_latency_s:.0f} ms'
@@ -194,7 +238,7 @@ class Deadline:
             else f'results were at most {1e3 * late:.0f} ms old, which leaves room below '
             f'{1e3 * self.max_latency_s:.0f} ms'
         )
-        self._change(self._at - 1, tried=True)
+        self._change(self._better(), tried=True)
         self.reason = f'{self.rung}: {why}'
         if self.rung.scale == self.ladder[0].scale:
             self.short = ''

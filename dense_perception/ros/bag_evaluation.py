@@ -21,6 +21,7 @@ from dense_perception.evaluation.report_records import SourceRecord
 from dense_perception.evaluation.scoring import BOUNDARY_PX, Problems, Result, Sample, Scorer
 from dense_perception.ros.bag_copy import BagCopy
 from dense_perception.ros.bags import Bag
+from dense_perception.ros.calibration_bags import read_calibration_bags
 from dense_perception.ros.labelled_bag import BagChoice, BagImages
 from dense_perception.ros.messages import flow_message, labels_message
 from dense_perception.settings import PerceptionSettings
@@ -41,6 +42,7 @@ class BagEvaluation:
 
     def predictors(self) -> Predictors:
         """Load the networks, once in a process; see `load_predictors`."""
+        read_calibration_bags()
         return _loaded(self.settings)
 
     def images(self, path: Path, name: str) -> BagImages:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 import time
 
 from dense_perception.predictors.flow_estimator import FlowEstimator
+from dense_perception.predictors.latency import Deadline
 from dense_perception.predictors.segmenter import Segmenter
 from dense_perception.ros.camera import Camera
 from dense_perception.ros.diagnostics import status
@@ -72,6 +73,8 @@ class Health:
             return DiagnosticStatus.STALE, 'not configured'
         if not camera.topic:
             return DiagnosticStatus.STALE, 'configured, not active'
+        if waits := self.pipeline.waits_for_engine:  # which may take long, and is no hanging
+            return DiagnosticStatus.WARN, f'images wait until an engine is built: {waits}'
         if self.inference is not None and (stopped := self.inference.worker.trouble):
             return DiagnosticStatus.ERROR, stopped
         if camera.statistics.silence_s > self.pipeline.settings.silence_warning_s:
@@ -121,6 +124,8 @@ class Health:
             'labelling width': str(pipeline.labelling_width),
             'latency limit': pipeline.deadline.reason if pipeline.deadline else 'none',
         }
+        if pipeline.deadline:
+            rows |= _rungs(pipeline.deadline)
         predictors = pipeline.predictors()
         for name in ('segmentation', 'flow', 'proposal'):
             choice, predictor = pipeline.choices.get(name), predictors.get(name)
@@ -131,6 +136,13 @@ class Health:
                 rows[f'{name} engine'] = predictor.running
                 rows[f'{name} engine note'] = predictor.engine_note
         return [KeyValue(key=key, value=value) for key, value in rows.items()]
+
+
+def _rungs(deadline: Deadline) -> dict[str, str]:
+    """Return the rung at present and what labels take on each, as warming up measured it."""
+    times = zip(deadline.ladder, deadline.measured_s, strict=False)  # none for short memory
+    rows = {f'labels with {rung} (ms)': f'{1e3 * time_s:.1f}' for rung, time_s in times}
+    return {'latency rung': str(deadline.rung), **rows}
 
 
 def untrained_warning(pipeline: Pipeline) -> str:

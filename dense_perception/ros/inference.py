@@ -86,24 +86,26 @@ class Inference:
 
     def _serve(self, waiting: Waiting) -> None:
         """Publish what is wanted of one image of each camera; the labels of all come first."""
-        began = self._node.get_clock().now()
         frames = [
             frame
             for camera, message in waiting.items()
             if (frame := self._attempt(camera, self._read, camera, message))
         ]
         ready = list(together(frames, self._resized, self._attempt).values())
+        clock = self._node.get_clock()
+        began = clock.now()
         labels = together(
             [frame for frame in ready if frame.wants(*LABEL_OUTPUTS)],
             self._predictions.labels,
             self._attempt,
         )
+        labelling_s = (clock.now() - began).nanoseconds / 1e9
         for frame in [
             frame
             for frame in ready
             if self._attempt(frame.camera, self._publish_labels, frame, labels)
         ]:
-            self._attempt(frame.camera, self._finish, frame, began)
+            self._attempt(frame.camera, self._finish, frame, labelling_s)
 
     def _attempt(
         self, camera: Camera, step: Callable[..., Result], *arguments: Any
@@ -208,8 +210,12 @@ class Inference:
         frame.publish_labels(result, segmenter.label_set, self._pipeline.settings, clock)
         return True
 
-    def _finish(self, frame: Frame, began: Time) -> None:
-        """Publish all but labels."""
+    def _finish(self, frame: Frame, labelling_s: float) -> None:
+        """
+        Publish all but labels.
+
+        :param labelling_s: seconds that labels of the whole round took.
+        """
         predictions = self._predictions
         if frame.wants(*FLOW_OUTPUTS):
             motion = predictions.motion(frame)
@@ -222,18 +228,20 @@ class Inference:
         if frame.wants('camera_info'):
             self._publish_camera_info(frame)
         now, stamp = self._node.get_clock().now(), Time.from_msg(frame.header.stamp)
-        frame.camera.statistics.count_processed((now - stamp).nanoseconds / 1e9)
+        age_s = (now - stamp).nanoseconds / 1e9
+        frame.camera.statistics.count_processed(age_s)
         deadline = self._pipeline.deadline
         if frame.wants(*LABEL_OUTPUTS) or (deadline and deadline.short):
-            self._keep_deadline((began - stamp).nanoseconds / 1e9, (now - began).nanoseconds / 1e9)
+            self._keep_deadline(age_s, labelling_s)
 
-    def _keep_deadline(self, wait_s: float, inference_s: float) -> None:
+    def _keep_deadline(self, age_s: float, labelling_s: float) -> None:
         """Let the limit of age, where there is one, choose how the next images are labelled."""
         deadline = self._pipeline.deadline
         if deadline is None:
             return
         # Stamps may be ahead of the clock, and that may jump back.
-        if deadline.measure(max(0.0, wait_s), max(0.0, inference_s)):
+        labelling_s = max(0.0, labelling_s)
+        if deadline.measure(max(0.0, age_s - labelling_s), labelling_s):
             self._node.get_logger().info(f'labels: {deadline.reason}')
         self._pipeline.late = '' if deadline.holds else deadline.reason
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Hashable
 from contextlib import suppress
 from pathlib import Path
 import sys
-from threading import Condition, Lock, Thread
+from threading import Condition, get_ident, Lock, Thread
 import time
 from typing import Generic, Protocol, TypeVar
 
@@ -181,8 +181,13 @@ class Worker(Generic[Taken]):
             self._thread.join()
 
     def progress(self) -> None:
-        """Say, in the work, that it gets on: it hangs where this is not said for long."""
-        self._since_s = time.monotonic()
+        """
+        Say, in the work, that it gets on: it hangs where this is not said for long.
+
+        In another thread it says nothing, as the work may hang beside that.
+        """
+        if get_ident() == self._thread.ident:
+            self._since_s = time.monotonic()
 
     @property
     def trouble(self) -> str:

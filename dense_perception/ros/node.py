@@ -26,7 +26,7 @@ from dense_perception.ros.parameters import (
     read_parameters,
     rejected,
 )
-from dense_perception.ros.pipeline import load_pipeline, Pipeline, warm_up
+from dense_perception.ros.pipeline import load_pipeline, Pipeline, prepare_engines, warm_up
 from dense_perception.ros.serving import run, serve
 from dense_perception.settings import PerceptionSettings
 from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
@@ -80,7 +80,7 @@ class PerceptionNode(LifecycleNode):
     # transition tells its own failure.
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Load the networks, warm them up and make the outputs."""
+        """Load the networks, build engines, warm all up and make the outputs."""
         return self._change('configured', self._configure, self._release)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -143,9 +143,10 @@ class PerceptionNode(LifecycleNode):
     def _configure(self) -> None:
         settings = read_parameters(self, PerceptionSettings)
         self._name_cameras(settings.cameras)
-        pipeline = load_pipeline(settings, self._say)
+        pipeline = load_pipeline(settings, self._tell_of_engine)
         for camera in self.cameras:
             camera.outputs = Outputs(self, pipeline, camera.name)
+        prepare_engines(pipeline)
         started = time.monotonic()
         warm_up(pipeline)
         for name, predictor in pipeline.predictors().items():
@@ -157,6 +158,13 @@ class PerceptionNode(LifecycleNode):
 
     def _say(self, text: str) -> None:
         self.get_logger().info(text)
+
+    def _tell_of_engine(self, note: str) -> None:
+        """Log a note; told in the thread of the inference, it says that this gets on."""
+        self._say(note)
+        inference = self._inference
+        if inference is not None:
+            inference.worker.progress()
 
     def _activate(self, state: LifecycleState) -> None:
         assert self._pipeline is not None

@@ -1,5 +1,6 @@
 """Settings as ROS parameters."""
 
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, fields, replace
 from typing import Any
@@ -19,10 +20,12 @@ from rclpy.parameter import Parameter
 def declare_parameters(node: Node, kind: type[Settings]) -> None:
     """Declare one parameter for each field of a settings class, with description and range."""
     for entry in fields(kind):
-        # ROS gives an empty list no type, so that [''] stands for no names.
-        default = list(entry.default) or [''] if type(entry.default) is tuple else entry.default
+        is_list = type(entry.default) is tuple
+        default: Any = entry.default
+        if is_list:
+            default = list(default) or _nothing(entry)
         declared = node.declare_parameter(entry.name, default, _descriptor(entry))
-        if type(entry.default) is tuple and declared.value is None:  # [] in a file
+        if is_list and declared.value is None:  # [] in a file
             node.set_parameters([Parameter(entry.name, value=default)])
 
 
@@ -65,9 +68,24 @@ def change_settings(settings: AnySettings, parameters: 'Sequence[Parameter[Any]]
 
 def _values(kind: type[Settings], parameters: 'Sequence[Parameter[Any]]') -> Mapping[str, Any]:
     """Return the values of those parameters that are settings."""
-    known = {entry.name for entry in fields(kind)}
-    values = {entry.name: entry.value for entry in parameters if entry.name in known}
-    return {name: [] if value == [''] else value for name, value in values.items()}
+    known = {entry.name: entry for entry in fields(kind)}
+    return {
+        entry.name: _plain(known[entry.name], entry.value)
+        for entry in parameters
+        if entry.name in known
+    }
+
+
+def _plain(entry: 'Field[Any]', value: Any) -> Any:
+    """Return the value of a parameter as a setting has it."""
+    if type(entry.default) is not tuple or not isinstance(value, list | array):
+        return value
+    return [] if list(value) == _nothing(entry) else list(value)
+
+
+def _nothing(entry: 'Field[Any]') -> list[Any]:
+    """Return what stands for an empty list, to which ROS gives no type."""
+    return [0] * entry.metadata['numbers'] or ['']
 
 
 def rejected(error: Exception) -> SetParametersResult:
@@ -83,7 +101,12 @@ def _descriptor(entry: 'Field[Any]') -> ParameterDescriptor:
     if metadata['changeable']:
         descriptor.additional_constraints = 'may change while the node runs'
     if type(entry.default) is tuple:
-        descriptor.additional_constraints = f"at most {metadata['high']} names; ['']: none"
+        numbers, most = metadata['numbers'], metadata['high']
+        descriptor.additional_constraints = (
+            f'{numbers} numbers; {_nothing(entry)}: none'
+            if numbers
+            else f'at most {most} names; {_nothing(entry)}: none'
+        )
     low, high = metadata['low'], metadata['high']
     if low is None or high is None:
         return descriptor

@@ -1,6 +1,6 @@
 """The networks of a configured node."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 import time
 
@@ -18,14 +18,18 @@ from dense_perception.predictors.choice import (
 from dense_perception.predictors.device import choose_placement
 from dense_perception.predictors.engines.settings import EngineSettings
 from dense_perception.predictors.flow_estimator import FlowEstimator
-from dense_perception.predictors.latency import Deadline, LADDER
+from dense_perception.predictors.keyframes import carry_labels
+from dense_perception.predictors.latency import Deadline, LADDER, rung_times
 from dense_perception.predictors.mask_proposer import MaskProposer
 from dense_perception.predictors.segmenter import Segmenter
+from dense_perception.ros.calibration_bags import read_calibration_bags
 from dense_perception.settings import PerceptionSettings
 import numpy as np
 
 _WARM_UP_RUNS = 3  # the first runs allocate and choose kernels
 _WARM_UP_S = 5.0  # after which none is begun, for networks that take that long
+_MEASURED_RUNS = 5  # of each network and size
+_MEASURING_S = 2.0  # after which none is begun
 
 Predictor = Segmenter | FlowEstimator | MaskProposer
 
@@ -43,6 +47,14 @@ class Pipeline:
     deadline: Deadline | None = None
     late: str = ''  # why results come too late nevertheless; the inference says so
     camera_width: int = 0  # columns of the narrowest image at work; the inference says so
+
+    @property
+    def waits_for_engine(self) -> str:
+        """What is told of an engine for which images wait while it is built; empty: none."""
+        for name, predictor in (('segmentation', self.segmenter), ('flow', self.flow_estimator)):
+            if predictor is not None and predictor.waits_for_engine:
+                return f'{name}: {predictor.engine_note}'
+        return ''
 
     def predictors(self) -> dict[str, Predictor]:
         """Return the networks that are not switched off."""
@@ -64,9 +76,8 @@ class Pipeline:
         """Columns of the network that labels, at present; 0: those of the image."""
         width = self.settings.segmentation_width
         if self.deadline is None or self.deadline.rung.scale == 1:
-            return width
-        width = width or self.camera_width
-        return max(1, round(width * self.deadline.rung.scale / STRIDE)) * STRIDE
+            return width  # 0 stays 0, for cameras of several sizes
+        return _scaled(width or self.camera_width, self.deadline.rung.scale)
 
     def untrained(self) -> list[str]:
         """Return the networks whose weights are random, as they are told to people."""
@@ -85,9 +96,10 @@ def load_pipeline(settings: PerceptionSettings, tell: Callable[[str], None]) -> 
     :raises WeightsError: a file is missing, damaged, or of another network than is asked for.
     :raises SettingError: all are switched off, one both is and is asked for, there is no network
         or engine of a name, or device or precision is not to be had.
-    :raises InputError: the folder of calibration frames is missing or holds too few.
+    :raises InputError: frames for calibration are missing, or there are too few.
     """
     placement = choose_placement(settings.device, settings.precision)
+    read_calibration_bags()
     engine = EngineSettings(
         engine=settings.engine,
         engine_cache=settings.engine_cache,
@@ -179,24 +191,119 @@ def _chosen(task: Task, network: str, weights: str) -> Choice | None:
     return None
 
 
+def prepare_engines(pipeline: Pipeline) -> None:
+    """
+    Build the engines for the size of images that the settings name, if they do.
+
+    Where there is a limit of age, also for the smaller inputs that it may choose: in torch, these
+    may take longer than the largest in an engine.
+
+    :raises InputError: a frame for calibration cannot be read.
+    """
+    if not pipeline.settings.engine_image_size:
+        return
+    columns, rows = pipeline.settings.engine_image_size
+    if pipeline.segmenter is not None:
+        for _ in _scales(pipeline, pipeline.segmenter):
+            pipeline.segmenter.prepare_for((columns, rows))
+    if pipeline.flow_estimator is not None:
+        pipeline.flow_estimator.prepare_for((columns, rows))
+
+
+def _scales(pipeline: Pipeline, segmenter: Segmenter) -> Iterator[float]:
+    """Have the network that labels take inputs of each scale that a limit of age may choose."""
+    ladder = pipeline.deadline.ladder if pipeline.deadline else LADDER[:1]
+    width = segmenter.width
+    # The largest last, which stays and is told as the newest.
+    for scale in sorted({rung.scale for rung in ladder}):
+        segmenter.width = _scaled(width, scale)
+        yield scale
+
+
 def warm_up(pipeline: Pipeline) -> None:
-    """Run each network a few times on an empty image of its usual size."""
+    """
+    Run each network a few times on an empty image of its usual size.
+
+    Where there is a limit of age, also measure what labels take on each rung: of one image, and
+    without confidence. Where the settings do not name the size of images, it is one of four by
+    three, as wide as the widest input. Of other images, or of several, labels take longer by about
+    the same factor on each rung, and it is by the ratios that rungs are chosen once there are
+    images. Engines that are built later change the ratios, too; ages tell.
+    """
+    _run_all(pipeline)
+    if pipeline.deadline is not None:
+        pipeline.deadline = _measured(pipeline, pipeline.deadline)
+
+
+def _run_all(pipeline: Pipeline) -> None:
     settings = pipeline.settings
+    size = settings.engine_image_size
     deadline = time.monotonic() + _WARM_UP_S
     for _ in range(_WARM_UP_RUNS):
         if pipeline.segmenter is not None:
-            image = _blank(settings.segmentation_width)
+            image = _blank(settings.segmentation_width, size)
             pipeline.segmenter.segment(image, confidence=True)
         if pipeline.flow_estimator is not None:
-            image = _blank(settings.flow_width)
+            image = _blank(settings.flow_width, size)
             pipeline.flow_estimator.estimate(image, image)
         if pipeline.mask_proposer is not None:
-            pipeline.mask_proposer.propose(_blank(settings.proposal_width))
+            pipeline.mask_proposer.propose(_blank(settings.proposal_width, size))
         if time.monotonic() > deadline:
             return
 
 
-def _blank(width: int) -> Image:
-    """Return an empty image of four by three."""
-    columns = width or 480
-    return np.zeros((max(1, columns * 3 // 4), columns, 3), np.uint8)
+def _measured(pipeline: Pipeline, deadline: Deadline) -> Deadline:
+    """Return a limit that knows what labels take on each of its rungs."""
+    settings, segmenter = pipeline.settings, pipeline.segmenter
+    assert segmenter is not None  # else the limit would have been refused
+    widest = max(settings.segmentation_width, settings.flow_width)
+    image = _blank(widest, settings.engine_image_size)
+    labelling_s = {
+        scale: _least_s(lambda _: segmenter.segment(image))
+        for scale in _scales(pipeline, segmenter)
+    }
+    carrying_s = 0.0
+    if estimator := pipeline.flow_estimator:
+        labels = image[..., 0]
+        # Each image is another, as features of those that are alike are not computed again.
+        images = [np.full_like(image, number) for number in range(_MEASURED_RUNS + 2)]
+        carrying_s = _least_s(
+            lambda run: carry_labels(labels, estimator.estimate(*images[run : run + 2]))
+        )
+    # Fewer frames than those of a rung are labelled where the parameter says so.
+    rungs = [
+        replace(rung, keyframe_interval=max(rung.keyframe_interval, settings.keyframe_interval))
+        for rung in deadline.ladder
+    ]
+    times = rung_times(rungs, labelling_s, carrying_s)
+    return Deadline(deadline.max_latency_s, deadline.ladder, measured_s=times)
+
+
+def _least_s(run: Callable[[int], object]) -> float:
+    """
+    Return the seconds that the quickest of a few runs takes.
+
+    Not their median: what else the computer does while the node is configured makes runs slower,
+    never quicker, and a smaller input that seems to take longer would not be chosen for good.
+
+    :param run: takes its number.
+    """
+    times: list[float] = []
+    started = time.monotonic()
+    while len(times) <= _MEASURED_RUNS and time.monotonic() - started <= _MEASURING_S:
+        began = time.monotonic()
+        run(len(times))
+        times.append(time.monotonic() - began)
+    return max(1e-6, min(times[1:] or times))  # the first allocates
+
+
+def _scaled(width: int, scale: float) -> int:
+    """Return a share of a network's width that its stride divides."""
+    return width if scale == 1 else max(1, round(width * scale / STRIDE)) * STRIDE
+
+
+def _blank(width: int, size: tuple[int, ...] = ()) -> Image:
+    """Return an empty image of four by three, or of some columns and rows."""
+    usual = width or 480
+    columns, rows = size or (usual, max(1, usual * 3 // 4))
+    return np.zeros((rows, columns, 3), np.uint8)

@@ -2,6 +2,7 @@
 
 from dense_perception.predictors.flow_estimator import FlowEstimator
 from dense_perception.predictors.keyframes import carry_labels
+from dense_perception.predictors.latency import FEWEST, LADDER, PATIENCE, SMALLER
 from dense_perception.predictors.segmenter import Segmenter
 from dense_perception.ros.messages import image_to_array, message_to_flow, message_to_labels
 from dense_perception.weights.published import find_weights
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 
 pytestmark = pytest.mark.ros
+
+FULL = '100% of the width, every frame labelled'
 
 
 def send(running, camera, *messages, name=''):
@@ -157,21 +160,97 @@ def test_what_cheaper_labels_need_may_not_be_switched_off(bench, parameters, com
     assert complaint in status.message
 
 
+def times(values):
+    """Return what labels take on each rung by diagnostics: the words for it, milliseconds."""
+    told = {key: value for key, value in values.items() if key.startswith('labels with ')}
+    return {
+        key.removeprefix('labels with ').removesuffix(' (ms)'): float(value)
+        for key, value in told.items()
+    }
+
+
+def test_what_labels_take_with_cheaper_settings_is_measured_and_told(bench):
+    running = bench('inactive', max_latency_ms=60000.0)
+    _, values = running.diagnostics(lambda _, values: 'latency rung' in values)
+    told = times(values)
+    assert list(told) == [str(rung) for rung in LADDER]
+    assert min(told.values()) > 0
+    for every, second in ((LADDER[0], LADDER[1]), (LADDER[2], LADDER[3]), (LADDER[4], LADDER[5])):
+        assert told[str(second)] >= told[str(every)]  # keyframes take as long as ever
+    assert values['latency rung'] == FULL
+    assert 'in warming up' in values['latency limit']
+
+
+def test_without_flow_only_smaller_inputs_are_measured(bench):
+    running = bench('inactive', max_latency_ms=60000.0, flow_weights='')
+    _, values = running.diagnostics(lambda _, values: 'latency rung' in values)
+    assert list(times(values)) == [str(rung) for rung in SMALLER]
+
+
+def test_smaller_inputs_have_engines_too_where_the_size_of_images_is_known(bench):
+    engine = 'torch-float32'
+    running = bench(
+        'inactive',
+        max_latency_ms=60000.0,
+        flow_weights='',
+        engine=engine,
+        engine_cache='',
+        engine_image_size=[64, 48],
+    )
+    segmenter = running.node._pipeline.segmenter
+    image = np.zeros((48, 64, 3), np.uint8)
+    for width in (64, 48, 32):
+        segmenter.width = width
+        segmenter.segment(image)
+        assert segmenter.running == engine
+
+
+def test_a_limit_below_what_was_measured_begins_with_the_cheapest_settings(bench):
+    running = bench('inactive', max_latency_ms=0.001)
+    _, values = running.diagnostics(lambda _, values: 'latency rung' in values)
+    told = times(values)
+    assert told[values['latency rung']] == min(told.values())
+
+
 def test_images_that_are_too_old_are_labelled_more_cheaply_which_is_told(bench, frame, capfd):
-    running = bench(max_latency_ms=100.0)
+    running = bench(max_latency_ms=60000.0, segmentation_width=256)
     labels = running.listen('labels')
     camera = running.camera()
-    numbers = iter(range(10**6))  # stamps long ago, so that the limit cannot be held
-    timer = running.peer.create_timer(0.02, lambda: camera.publish(frame(next(numbers))))
-    status, values = running.diagnostics(lambda _, values: values['keyframe interval'] == '3')
-    assert values['labelling width'] == '32'
-    assert '50% of the width, every third frame labelled' in values['latency limit']
-    assert 'labels: 50% of the width' in capfd.readouterr().err
-    status, _ = running.diagnostics(lambda status, _: 'too late' in status.message)
+    for number in range(2 * FEWEST):  # stamps long ago, so that the limit cannot be held
+        send(running, camera, frame(number))
+    status, values = running.diagnostics(
+        lambda status, _: 'the cheapest there is' in status.message
+    )
     assert status.level == status.WARN
-    assert 'the cheapest there is' in status.message
-    running.peer.destroy_timer(timer)
+    assert status.message.startswith('results come too late: ')
+    told = times(values)
+    cheapest = values['latency rung']
+    assert told[cheapest] == min(told.values())
+    (rung,) = [rung for rung in LADDER if str(rung) == cheapest]
+    assert rung.scale < 1
+    assert values['labelling width'] == str(round(256 * rung.scale))
+    assert values['keyframe interval'] == str(rung.keyframe_interval)
+    assert f'labels: {cheapest}' in capfd.readouterr().err
     assert (labels[-1].height, labels[-1].width) == (48, 64)
+
+
+def test_images_that_are_young_again_are_labelled_in_full_again_which_is_told(bench, frame):
+    running = bench(max_latency_ms=60000.0, segmentation_width=256)
+    running.listen('labels')
+    camera = running.camera()
+    for number in range(FEWEST):
+        send(running, camera, frame(number))
+    running.diagnostics(lambda _, values: values['latency rung'] != FULL)
+    images = 0
+    while running.node._pipeline.deadline.rung != LADDER[0]:
+        assert images <= 3 * PATIENCE  # half the width of fewer images and of all, three quarters
+        stamp_ns = running.peer.get_clock().now().nanoseconds
+        send(running, camera, frame(images, stamp_ns=stamp_ns))
+        images += 1
+    status, values = running.diagnostics(lambda _, values: values['latency rung'] == FULL)
+    assert status.level == status.OK
+    assert values['labelling width'] == '256'
+    assert values['keyframe interval'] == '1'
 
 
 def test_images_that_are_young_enough_are_labelled_in_full(bench, frame):

@@ -1,7 +1,9 @@
-from threading import Thread
+from threading import Event, Thread
 import time
+from types import SimpleNamespace
 
-from dense_perception.ros.latest import Latest, LatestOfEach
+from dense_perception.ros import latest as module
+from dense_perception.ros.latest import HANGS_AFTER_S, Latest, LatestOfEach, Worker
 import pytest
 
 
@@ -140,3 +142,71 @@ def test_a_slow_sender_is_served_in_every_round_beside_one_that_never_rests():
         latest.put('slow', number)
         rounds.append(latest.take(0))
     assert rounds == [{'fast': 100 * number + 99, 'slow': number} for number in range(10)]
+
+
+# The thread that takes them.
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Return the time in seconds that workers go by, in a list."""
+    now = [100.0]
+    monkeypatch.setattr(module, 'time', SimpleNamespace(monotonic=lambda: now[0]))
+    return now
+
+
+@pytest.fixture
+def at_work():
+    """Return a worker at work, and a function that has it say that it gets on."""
+    latest = Latest()
+    begun, told, go_on = Event(), Event(), Event()
+
+    def work(taken):
+        begun.set()
+        assert go_on.wait(30)
+        worker.progress()
+        told.set()
+        assert end.wait(30)
+
+    def get_on():
+        go_on.set()
+        assert told.wait(30)
+
+    end = Event()
+    worker = Worker('inference', latest, work, lambda *_: None)
+    latest.put(1)
+    worker.start()
+    assert begun.wait(30)
+    yield worker, get_on
+    go_on.set()
+    end.set()
+    latest.close()
+    worker.join()
+
+
+def test_work_without_progress_for_long_hangs(clock, at_work):
+    worker, _ = at_work
+    assert worker.trouble == ''
+    clock[0] += HANGS_AFTER_S + 1
+    assert worker.trouble.startswith('inference hangs in ')
+
+
+def test_work_that_gets_on_does_not_hang(clock, at_work):
+    worker, get_on = at_work
+    clock[0] += HANGS_AFTER_S + 1
+    get_on()
+    assert worker.trouble == ''
+
+
+def test_progress_of_another_thread_is_none_of_the_work(clock, at_work):
+    worker, _ = at_work
+    clock[0] += HANGS_AFTER_S + 1
+    worker.progress()
+    assert worker.trouble.startswith('inference hangs in ')
+
+
+def test_progress_of_another_thread_does_not_begin_any_work(clock):
+    worker = Worker('inference', Latest(), lambda _: None, lambda *_: None)
+    worker.progress()
+    clock[0] += HANGS_AFTER_S + 1
+    assert worker.trouble == ''

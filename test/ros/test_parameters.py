@@ -1,10 +1,14 @@
 from dataclasses import fields
+from pathlib import Path
 
-from dense_perception.ros.parameters import change_settings
+from dense_perception.ros.node import PerceptionNode
+from dense_perception.ros.parameters import change_settings, read_parameters
 from dense_perception.settings import PerceptionSettings
 import pytest
 from rcl_interfaces.msg import ParameterType
 from rcl_interfaces.srv import DescribeParameters, GetParameters
+import rclpy
+from rclpy.context import Context
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.parameter import Parameter
 
@@ -102,6 +106,40 @@ def test_a_value_of_another_type_is_refused_at_start_with_the_right_one(bench, n
 def test_a_value_out_of_range_is_refused_at_start(bench):
     with pytest.raises(InvalidParameterValueException, match='overlay_opacity'):
         bench(overlay_opacity=2.0)
+
+
+def test_a_list_of_numbers_is_set_by_parameter_and_two_zeros_empty_it(bench):
+    running = bench('unconfigured', engine_image_size=[640, 480])
+    assert read_parameters(running.node, PerceptionSettings).engine_image_size == (640, 480)
+    assert running.set(engine_image_size=[0, 0]).successful
+    assert read_parameters(running.node, PerceptionSettings).engine_image_size == ()
+
+
+@pytest.mark.parametrize(
+    ('value', 'reason'),
+    [
+        ([640], 'must be a list of 2 whole numbers'),
+        ([640, 8193], 'its numbers must lie in 16 to 8192'),
+        ([640.0, 480.0], 'Wrong parameter type'),
+    ],
+)
+def test_a_list_of_other_numbers_is_refused_with_a_reason(bench, value, reason):
+    running = bench('unconfigured')
+    result = running.set(engine_image_size=value)
+    assert not result.successful
+    assert reason in result.reason
+
+
+def test_empty_lists_of_a_file_are_none(ros_environment):
+    file = Path(__file__).parents[2] / 'config' / 'drive.yaml'
+    context = Context()
+    rclpy.init(context=context)
+    node = PerceptionNode(context=context, cli_args=['--ros-args', '--params-file', str(file)])
+    try:
+        assert read_parameters(node, PerceptionSettings) == PerceptionSettings()
+    finally:
+        node.destroy_node()
+        context.try_shutdown()
 
 
 def test_parameters_that_are_no_settings_are_passed_over():

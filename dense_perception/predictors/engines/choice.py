@@ -1,15 +1,13 @@
 """Which engine a network runs in: by name, or the fastest that was measured here."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 import hashlib
-from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from importlib.util import find_spec
 import json
 import os
 from pathlib import Path
-import platform
 import statistics
 import tempfile
 import time
@@ -24,6 +22,8 @@ from dense_perception.predictors.engines import (
 )
 from dense_perception.predictors.engines.cache import Cache
 from dense_perception.predictors.engines.engine import Engine, EngineError, Maker, Task
+from dense_perception.predictors.engines.machine import device_name, version_of
+from dense_perception.predictors.engines.telling import telling
 import torch
 
 _FORMAT = 1  # raised when what is written changes
@@ -35,9 +35,17 @@ ENGINES: dict[str, Maker] = {
     _BASELINE: Maker('any', partial(in_torch.load_torch, dtype=torch.float32)),
     'torch-bfloat16': Maker('any', partial(in_torch.load_torch, dtype=torch.bfloat16)),
     'torch-float16': Maker('cuda', partial(in_torch.load_torch, dtype=torch.float16)),
-    'compiled-bfloat16': Maker('any', partial(in_torch.load_compiled, dtype=torch.bfloat16)),
-    'compiled-float16': Maker('cuda', partial(in_torch.load_compiled, dtype=torch.float16)),
-    'graph-float16': Maker('cuda', partial(in_torch.load_graph, dtype=torch.float16)),
+    'compiled-bfloat16': Maker(
+        'any', partial(in_torch.load_compiled, dtype=torch.bfloat16), preparing='compiling'
+    ),
+    'compiled-float16': Maker(
+        'cuda', partial(in_torch.load_compiled, dtype=torch.float16), preparing='compiling'
+    ),
+    'graph-float16': Maker(
+        'cuda',
+        partial(in_torch.load_graph, dtype=torch.float16),
+        preparing='choosing and recording kernels',
+    ),
     'onnxruntime-float32': Maker(
         'cpu', in_onnx_runtime.load, in_onnx_runtime.build, ('onnxruntime', 'onnx', 'onnxscript')
     ),
@@ -69,9 +77,7 @@ class Measured:
     speed: float  # times that of torch in float32, both timed in turns
 
     def __str__(self) -> str:
-        return (
-            f'{self.engine}: {self.agreement:.2%} as torch float32, {self.speed:.2f} x its speed'
-        )
+        return f'{self.engine}: {_in_words(self.agreement, self.speed)}'
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,19 @@ class Choice:
 
     name: str
     engine: Engine
-    measured: tuple[Measured, ...] = ()  # empty where nothing had to be measured
+    agreement: float  # with torch in float32 on the inputs of the task, 0 to 1
+    measured: tuple[Measured, ...] = ()  # by `auto`, now or when the choice was kept
+
+    def __str__(self) -> str:
+        speeds = [one.speed for one in self.measured if one.engine == self.name]
+        return _in_words(self.agreement, *speeds)
+
+
+def _in_words(agreement: float, *speed: float) -> str:
+    """Say how an engine does beside torch; how fast it is only where that was measured."""
+    return ', '.join(
+        [f'{agreement:.2%} as torch float32', *(f'{one:.2f} x its speed' for one in speed)]
+    )
 
 
 def choose_engine(name: str, task: Task, cache: Cache | None, *, seconds: float = 2.0) -> Choice:
@@ -99,7 +117,7 @@ def choose_engine(name: str, task: Task, cache: Cache | None, *, seconds: float 
     if name not in ENGINES:
         known = ', '.join((AUTO, *ENGINES))
         raise SettingError(f'engine is {name!r}; it must be one of {known}')
-    return Choice(name, build_engine(name, task, cache))
+    return _ready(name, task, cache)
 
 
 def build_engine(name: str, task: Task, cache: Cache | None) -> Engine:
@@ -109,9 +127,22 @@ def build_engine(name: str, task: Task, cache: Cache | None) -> Engine:
     :param name: a name in `ENGINES`.
     :raises EngineError: it is not installed, cannot be built, or disagrees with torch.
     """
+    return _ready(name, task, cache).engine
+
+
+def _ready(name: str, task: Task, cache: Cache | None) -> Choice:
+    """Do what `build_engine` says, and return how far the engine agrees as well."""
     maker = ENGINES[name]
     _check(name, maker, task)
+    with telling(task.tell, name):
+        return _made(name, maker, task, cache)
+
+
+def _made(name: str, maker: Maker, task: Task, cache: Cache | None) -> Choice:
+    """Build an engine, or take it from the cache."""
     if maker.build is None:
+        if maker.preparing:
+            task.tell(f'{name}: {maker.preparing} for {task.sizes}, which may take minutes')
         return _loaded(name, maker, task, Path())
     key = _key(name, maker, task)
     kept = cache.find(key) if cache else None
@@ -124,9 +155,9 @@ def build_engine(name: str, task: Task, cache: Cache | None) -> Engine:
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix='engine-') as unkept:
         folder = _built(name, partial(maker.build, task), key, cache, Path(unkept), task.tell)
-        engine = _loaded(name, maker, task, folder)
+        choice = _loaded(name, maker, task, folder)
     task.tell(f'{name}: built in {time.perf_counter() - start:.1f} s')
-    return engine
+    return choice
 
 
 def _check(name: str, maker: Maker, task: Task) -> None:
@@ -169,7 +200,7 @@ def _built(
     return unkept
 
 
-def _loaded(name: str, maker: Maker, task: Task, folder: Path) -> Engine:
+def _loaded(name: str, maker: Maker, task: Task, folder: Path) -> Choice:
     """
     Return a built engine that gives what torch does.
 
@@ -185,7 +216,7 @@ def _loaded(name: str, maker: Maker, task: Task, folder: Path) -> Engine:
             f'{name} gives the same as torch float32 in {agreement:.2%} of places, '
             f'fewer than {task.least_agreement:.2%}'
         )
-    return engine
+    return Choice(name, engine, agreement)
 
 
 def first_line(error: Exception) -> str:
@@ -200,8 +231,9 @@ def _fastest(task: Task, cache: Cache | None, seconds: float) -> Choice:
     key = _key(AUTO, None, task, candidates=candidates, least_agreement=task.least_agreement)
     kept = _kept_choice(cache.find(key) if cache else None, candidates)
     if kept:
+        name, measured = kept
         try:
-            return Choice(kept, build_engine(kept, task, cache))
+            return replace(_ready(name, task, cache), measured=measured)
         except EngineError as error:
             task.tell(f'{error}; engines are measured anew')
     choice = _measure(candidates, task, cache, seconds)
@@ -216,15 +248,23 @@ def _write(folder: Path, text: str) -> None:
     (folder / _CHOICE).write_text(text, encoding='utf-8')
 
 
-def _kept_choice(folder: Path | None, candidates: list[str]) -> str | None:
+def _kept_choice(
+    folder: Path | None, candidates: list[str]
+) -> tuple[str, tuple[Measured, ...]] | None:
+    """Return the name of the engine that was kept, and what was measured for it."""
     if folder is None:
         return None
     try:
         content = json.loads((folder / _CHOICE).read_text(encoding='utf-8'))
-    except (OSError, ValueError):
+        name = content['engine']
+        measured = tuple(
+            Measured(str(row['engine']), float(row['agreement']), float(row['speed']))
+            for row in content['measured']
+        )
+    except (OSError, ValueError, KeyError, TypeError):  # the last two: of another form
         return None
-    name = content.get('engine') if isinstance(content, dict) else None
-    return name if name in candidates else None
+    known = name in candidates and name in [one.engine for one in measured]
+    return (name, measured) if known else None
 
 
 def _candidates(task: Task) -> list[str]:
@@ -253,28 +293,29 @@ def _measure(candidates: list[str], task: Task, cache: Cache | None, seconds: fl
 
     Side by side, whatever else the machine does hits all alike; the others leave the memory.
     """
-    baseline = build_engine(_BASELINE, task, cache)
-    best = Choice(_BASELINE, baseline)
-    measured = [Measured(_BASELINE, 1.0, 1.0)]
-    for name in candidates[1:]:
+    task.tell(f'measuring 1 of {len(candidates)}: {_BASELINE}')
+    best = baseline = _ready(_BASELINE, task, cache)
+    measured = [Measured(_BASELINE, baseline.agreement, 1.0)]
+    for at, name in enumerate(candidates[1:], 2):
+        task.tell(f'measuring {at} of {len(candidates)}: {name}')
         try:
-            engine = build_engine(name, task, cache)
+            choice = _ready(name, task, cache)
         except EngineError as error:
             task.tell(str(error))
             continue
-        rivals = {_BASELINE: baseline, best.name: best.engine, name: engine}
+        rivals = {one.name: one.engine for one in (baseline, best, choice)}
         calls = {key: _call(one, task) for key, one in rivals.items()}
         times = {
             key: statistics.median(values)
             for key, values in time_in_turns(calls, task.device, seconds=seconds).items()
         }
         speed = times[_BASELINE] / times[name]
-        measured.append(Measured(name, task.agreement_of(engine), speed))
+        measured.append(Measured(name, choice.agreement, speed))
         task.tell(str(measured[-1]))
         if times[name] < times[best.name]:
-            best = Choice(name, engine)
+            best = choice
     task.tell(f'{best.name} is the fastest of {len(measured)} engines')
-    return Choice(best.name, best.engine, tuple(measured))
+    return replace(best, measured=tuple(measured))
 
 
 def _call(engine: Engine, task: Task) -> Callable[[int], object]:
@@ -325,34 +366,12 @@ def _key(name: str, maker: Maker | None, task: Task, **more: object) -> dict[str
         'engine': name,
         'network': task.fingerprint,
         'sizes': [list(size) for size in task.sizes],
-        'device': _device_name(task.device),
-        'versions': {package: _version(package) for package in ('torch', *packages)},
+        'device': device_name(task.device),
+        'versions': {package: version_of(package) for package in ('torch', *packages)},
         'calibration': _hash_of(task) if needs_frames else '',
         **more,
     }
     return dict(json.loads(json.dumps(key)))
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == 'cuda':
-        return torch.cuda.get_device_name(device)
-    path = Path('/proc/cpuinfo')
-    lines = path.read_text(encoding='utf-8').splitlines() if path.is_file() else []
-    models = [line.partition(': ')[2] for line in lines if line.startswith('model name')]
-    capability = torch.backends.cpu.get_cpu_capability()
-    model = models[0] if models else platform.machine()
-    return f'{model}, {capability}, {os.cpu_count()} cores, {torch.get_num_threads()} threads'
-
-
-def _version(package: str) -> str:
-    """Return the version of what installed a module; empty where nothing did."""
-    if find_spec(package) is None:
-        return ''
-    try:
-        return version(package)
-    except PackageNotFoundError:  # onnxruntime-gpu installs onnxruntime
-        names = packages_distributions().get(package, [])  # seconds, so it is not the first way
-        return ', '.join(f'{name} {version(name)}' for name in sorted(set(names)))
 
 
 def _hash_of(task: Task) -> str:

@@ -94,6 +94,7 @@ class Maker:
     build: Callable[[Task, Path], None] | None = None  # None: nothing is worth keeping
     packages: tuple[str, ...] = ()  # modules that must be installed
     calibrated: bool = False  # whether it needs `Task.calibration`
+    preparing: str = ''  # what `load` does for long, and libraries without a word
 
 
 def equal_labels(scores: Tensor, reference: Tensor) -> float:

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 import copy
 from dataclasses import dataclass, field
+from functools import partial
 import logging
 from threading import Thread
 
@@ -13,6 +14,7 @@ from dense_perception.predictors.device import Placement
 from dense_perception.predictors.engines.calibration import calibration_runs, check_calibration
 from dense_perception.predictors.engines.choice import Choice, choose_engine, first_line
 from dense_perception.predictors.engines.engine import Agreement, Inputs, Task
+from dense_perception.predictors.engines.first_runs import first_runs
 from dense_perception.predictors.engines.in_torch import TorchEngine
 from dense_perception.predictors.engines.settings import EngineSettings, TORCH
 import torch
@@ -22,7 +24,8 @@ LOG = logging.getLogger(__name__)
 Sizes = tuple[tuple[int, ...], ...]  # of each input, (3, H, W)
 
 _CHECKED = 4  # calls whose inputs engines are compared on
-_MOST_SIZES = 4  # for which engines are built; each keeps a copy of the weights
+_MOST_SIZES = 4  # for which engines are kept; each has a copy of the weights
+_IDLE = 100  # calls without a size after which another takes its place; fewer would build for ever
 
 
 @dataclass(frozen=True)
@@ -42,17 +45,20 @@ class _Ready:
     choice: Choice | None = None
     builder: Thread | None = None
     given_up: bool = False
+    note: str = ''  # what became of its engine so far
+    used: int = 0  # number of the call that brought this size last
 
 
 class Engined(nn.Module):
     """
     Run a network in torch at once, and in an engine as soon as one is built.
 
-    An engine takes inputs of one size, so each size gets its own, the first few that come. It is
-    judged on the first calls' inputs and built in a thread of its own on a CPU; on a CUDA device
-    within the call that brings the last of them, as recording a graph suffers nothing beside it.
-    Where an engine cannot be had, or fails while it runs, torch takes its place for good, and
-    `note` and `tell` say why. Several images at a time go through the engine one by one.
+    An engine takes inputs of one size, so each size gets its own, a few sizes at a time: one that
+    has not come for long gives way to a new one. An engine is judged on the first calls' inputs
+    and built in a thread of its own on a CPU; on a CUDA device within the call that brings the
+    last of them, as recording a graph suffers nothing beside it. Where an engine cannot be had,
+    or fails while it runs, torch takes its place for as long as its size is known, and `note` and
+    `tell` say why. Several images at a time go through the engine one by one.
     """
 
     def __init__(
@@ -82,14 +88,22 @@ class Engined(nn.Module):
         self._networks = original, TorchEngine(original, placement)
         self._settings, self._use, self._tell = settings, use, tell
         self._ready: dict[Sizes, _Ready] = {}
+        self._calls = 0
+        self._newest = _Ready(note='no images yet')
+        self._left_out = _Ready(given_up=True)  # stands for every size that there is no room for
+        self.waiting = False  # whether who called waits for an engine that is being built
         self.running = str(placement)  # what ran the newest inputs: an engine's name, or torch's
-        self.note = 'no images yet'  # why that
+
+    @property
+    def note(self) -> str:
+        """Why that ran them, and how far an engine agrees with torch."""
+        return self._newest.note
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Return what the network would for float32 inputs, (N, C, rows, columns) float32."""
         sizes = tuple(tuple(value.shape[1:]) for value in inputs)
-        ready = self._of(sizes)
-        if ready and ready.choice:
+        ready = self._newest = self._of(sizes)
+        if ready.choice:
             name = ready.choice.name
             try:
                 output = _one_by_one(ready.choice.engine, inputs)
@@ -100,7 +114,7 @@ class Engined(nn.Module):
                 self.running = name
                 return output
             self._give_up(ready, reason)
-        elif ready and not ready.given_up and not ready.builder:
+        elif not ready.given_up and not ready.builder:
             self._collect(sizes, ready, inputs)
         self.running = f'torch, {self._networks[1].placement}'
         return self._networks[1](*inputs)
@@ -112,8 +126,9 @@ class Engined(nn.Module):
         :param samples: inputs of one size, (1, 3, H, W) float32 each, to judge it by.
         """
         sizes = tuple(tuple(value.shape[1:]) for value in samples[0])
-        ready = self._ready[sizes] = _Ready([_kept(sample) for sample in samples[:_CHECKED]])
-        self._build(sizes, ready)
+        ready = _Ready([_kept(sample) for sample in samples[:_CHECKED]], used=self._calls)
+        self._ready[sizes] = self._newest = ready
+        self._build_at_once(sizes, ready)
 
     def wait(self) -> None:
         """Wait until no engine is being built."""
@@ -121,14 +136,31 @@ class Engined(nn.Module):
             if ready.builder:
                 ready.builder.join()
 
-    def _of(self, sizes: Sizes) -> _Ready | None:
+    def _of(self, sizes: Sizes) -> _Ready:
+        """Return what there is for the size of a call."""
+        self._calls += 1
+        if sizes not in self._ready and not self._has_room():
+            note = f'torch for {_text(sizes)}: {_MOST_SIZES} other sizes that come have engines'
+            self._say(self._left_out, note)
+            return self._left_out
         if sizes not in self._ready:
-            if len(self._ready) == _MOST_SIZES:
-                self._say(f'torch for {_text(sizes)}: engines are built for {_MOST_SIZES} sizes')
-                return None
             self._ready[sizes] = _Ready()
-            self._say(f'torch for {_text(sizes)} until an engine is built for that size')
-        return self._ready[sizes]
+            note = f'torch for {_text(sizes)} until an engine is built for that size'
+            self._say(self._ready[sizes], note)
+        ready = self._ready[sizes]
+        ready.used = self._calls
+        return ready
+
+    def _has_room(self) -> bool:
+        """Whether a size may be added; the one that was used least recently may give way."""
+        if len(self._ready) < _MOST_SIZES:
+            return True
+        sizes, oldest = min(self._ready.items(), key=lambda item: item[1].used)
+        building = oldest.builder is not None and oldest.builder.is_alive()
+        if building or self._calls - oldest.used <= _IDLE:
+            return False
+        del self._ready[sizes]
+        return True
 
     def _collect(self, sizes: Sizes, ready: _Ready, inputs: Inputs) -> None:
         """Keep what is given; once that is enough, build."""
@@ -139,11 +171,18 @@ class Engined(nn.Module):
         if len(ready.samples) < _CHECKED:
             return
         if self._networks[1].placement.device.type == 'cuda':
-            self._build(sizes, ready)
+            self._build_at_once(sizes, ready)
             return
         # A daemon: whoever ends the program does not wait for minutes.
         ready.builder = Thread(target=self._build, args=(sizes, ready), daemon=True)
         ready.builder.start()
+
+    def _build_at_once(self, sizes: Sizes, ready: _Ready) -> None:
+        self.waiting = True
+        try:
+            self._build(sizes, ready)
+        finally:
+            self.waiting = False
 
     def _build(self, sizes: Sizes, ready: _Ready) -> None:
         """Choose an engine for a size; whatever goes wrong leaves torch."""
@@ -163,7 +202,7 @@ class Engined(nn.Module):
         else:
             ready.samples.clear()
             ready.choice = choice
-            self._say(f'{choice.name} for {_text(sizes)}')
+            self._say(ready, f'{choice.name} for {_text(sizes)}, {choice}')
             return
         self._give_up(ready, reason)
 
@@ -182,7 +221,7 @@ class Engined(nn.Module):
             self._settings.engine_agreement,
             scaling,
             in_torch.placement.device,
-            self._tell,
+            partial(self._say, ready),
         )
 
     def _give_up(self, ready: _Ready, reason: str) -> None:
@@ -191,11 +230,11 @@ class Engined(nn.Module):
         ready.samples.clear()
         if self._networks[1].placement.device.type == 'cuda':
             torch.cuda.empty_cache()  # the engine's memory is of use to torch
-        self._say(f'{reason}; torch takes its place')
+        self._say(ready, f'{reason}; torch takes its place')
 
-    def _say(self, note: str) -> None:
-        if note != self.note:
-            self.note = note
+    def _say(self, ready: _Ready, note: str) -> None:
+        if note != ready.note:
+            ready.note = note
             self._tell(note)
 
 
@@ -240,7 +279,7 @@ class EngineUser(ABC):
     ) -> None:
         """Place a network in torch, or in an engine where that is asked for."""
         settings = EngineSettings(engine=engine) if isinstance(engine, str) else engine
-        self.placement, self._frames = placement, use.frames
+        self.placement, self._engine, self._frames = placement, settings, use.frames
         if settings.engine == TORCH:
             self.network = placement.place(network)
         else:
@@ -258,8 +297,18 @@ class EngineUser(ABC):
 
     @property
     def engine_note(self) -> str:
-        """Why that ran it; empty where no engine was asked for."""
+        """
+        Why that ran it; empty where no engine was asked for.
+
+        Of an engine how far it agrees with torch; while one is made for the newest image, how far
+        that is.
+        """
         return self.network.note if isinstance(self.network, Engined) else ''
+
+    @property
+    def waits_for_engine(self) -> bool:
+        """Whether who called waits until an engine is built."""
+        return isinstance(self.network, Engined) and self.network.waiting
 
     def prepare(self, images: Sequence[Image]) -> None:
         """
@@ -277,3 +326,18 @@ class EngineUser(ABC):
             )
         runs = [images[at : at + self._frames] for at in range(count)]
         self.network.prepare([self.inputs(*run) for run in runs[:_CHECKED]])
+
+    def prepare_for(self, size: tuple[int, int]) -> None:
+        """
+        Build the engine, if one is asked for, before there is an image.
+
+        It is judged on those frames for calibration that do not scale int8; where there are none,
+        on a rendered drive.
+
+        :param size: columns and rows of the images to come.
+        :raises InputError: a frame for calibration cannot be read.
+        """
+        if not isinstance(self.network, Engined):
+            return
+        runs = first_runs(self._engine, size[::-1], self._frames, _CHECKED)
+        self.network.prepare([self.inputs(*run) for run in runs])

@@ -1,7 +1,8 @@
 """
 Networks that run in TensorRT on a CUDA device, in float16.
 
-Written after TensorRT 10's Python interface; neither run nor measured on a device yet.
+Its calls are those of TensorRT 10 and 11 (compared with the bindings 10.13 and 11.4); neither run
+nor measured on a device yet.
 """
 
 from pathlib import Path

@@ -33,11 +33,10 @@ class EngineSettings(Settings):
         '~/.cache/dense_perception', 'folder of built engines; empty: built at every start'
     )
     calibration_frames: str = setting(
-        '', "folder of the camera's images that scale int8; empty: no int8"
+        '',
+        'folder, video or rosbag2 recording of the camera that scales int8; empty: no int8',
     )
-    calibration_count: int = setting(
-        64, 'frames of that folder to use, evenly spaced', low=2, high=1000
-    )
+    calibration_count: int = setting(64, 'of these frames to use, evenly spaced', low=2, high=1000)
 
     def cache(self) -> Cache | None:
         """Return where engines are kept."""

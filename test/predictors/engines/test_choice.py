@@ -88,6 +88,10 @@ def read_weights(task, folder):
     return TorchEngine(network, Placement(CPU, torch.float32))
 
 
+def read_nothing(task, folder):
+    return TorchEngine(task.network, Placement(CPU, torch.float32))
+
+
 def negate(task, folder):
     return lambda *inputs: -task.network(*inputs)
 
@@ -288,16 +292,16 @@ def test_auto_takes_the_fastest_engine_that_agrees_and_remembers_it(tmp_path):
     assert any('failing cannot be built' in line for line in told)
     again, told_again = task_of()
     second = choose_engine('auto', again, Cache(tmp_path), seconds=0.05)
-    assert (second.name, second.measured, told_again) == (choice.name, (), [])
+    assert (second.name, second.measured, told_again) == (choice.name, choice.measured, [])
 
 
 @pytest.mark.usefixtures('few')
-@pytest.mark.parametrize('change', ['engine gone', 'threshold', 'damaged', 'foreign'])
+@pytest.mark.parametrize('change', ['engine gone', 'threshold', 'damaged', '[1]', '{}', 'empty'])
 def test_auto_measures_anew_where_its_choice_does_not_hold(tmp_path, monkeypatch, change):
     cache = Cache(tmp_path)
     choose_engine('auto', task_of()[0], cache, seconds=0.05)
     (file,) = tmp_path.glob('auto-*/choice.json')
-    task, _ = task_of()
+    task, told = task_of()
     if change == 'engine gone':
         monkeypatch.delitem(ENGINES, 'written')
     elif change == 'threshold':
@@ -306,10 +310,73 @@ def test_auto_measures_anew_where_its_choice_does_not_hold(tmp_path, monkeypatch
         file.write_text('{"engine": "torch-float32"}', encoding='utf-8')
     else:
         record = (file.parent / 'record.json').read_text(encoding='utf-8')
+        text = '{"engine": "torch-float32", "measured": []}' if change == 'empty' else change
         cache.make(
-            json.loads(record)['key'], lambda folder: (folder / 'choice.json').write_text('[1]')
+            json.loads(record)['key'], lambda folder: (folder / 'choice.json').write_text(text)
         )
-    assert choose_engine('auto', task, cache, seconds=0.05).measured
+    choose_engine('auto', task, cache, seconds=0.05)
+    assert any('is the fastest' in line for line in told)
+
+
+def half_right(task, folder):
+    def run(*inputs):
+        scores = task.network(*inputs)
+        scores[..., ::2] *= -1  # another best class in every second column
+        return scores
+
+    return run
+
+
+@pytest.mark.parametrize('cached', [False, True])
+def test_an_engine_by_name_comes_with_its_agreement(monkeypatch, tmp_path, cached):
+    monkeypatch.setitem(ENGINES, 'half', Maker('any', half_right, write_weights))
+    for _ in range(1 + cached):
+        task, told = task_of(least_agreement=0.4)
+        choice = choose_engine('half', task, Cache(tmp_path))
+    assert choice.agreement == pytest.approx(0.5)
+    assert str(choice) == '50.00% as torch float32'
+    assert len(built(told)) == 1 - cached
+
+
+@pytest.mark.usefixtures('few')
+def test_what_auto_remembers_comes_with_its_agreement_and_speed(tmp_path):
+    for _ in range(2):
+        task, told = task_of()
+        choice = choose_engine('auto', task, Cache(tmp_path), seconds=0.05)
+    assert told == []
+    (own,) = [one for one in choice.measured if one.engine == choice.name]
+    assert choice.agreement == task.agreement_of(choice.engine)
+    assert str(choice) == f'{choice.agreement:.2%} as torch float32, {own.speed:.2f} x its speed'
+
+
+@pytest.mark.usefixtures('few')
+def test_auto_tells_what_it_measures_and_how_many_there_are_before_each():
+    task, told = task_of()
+    choose_engine('auto', task, None, seconds=0.01)
+    lines = [line for line in told if line.startswith('measuring')]
+    names = [name for name in ENGINES if name in ' '.join(lines)]
+    assert {'torch-float32', 'written', 'failing'} <= set(names)
+    assert lines == [f'measuring {at} of {len(names)}: {name}' for at, name in enumerate(names, 1)]
+    failed = next(line for line in told if 'failing cannot be built' in line)
+    assert told.index(lines[names.index('failing')]) < told.index(failed)
+
+
+def test_what_takes_long_without_a_file_is_told_before_it_begins(monkeypatch):
+    task, told = task_of()
+    before = []
+
+    def load(task, folder):
+        before.extend(told)
+        return read_nothing(task, folder)
+
+    monkeypatch.setitem(ENGINES, 'slow', Maker('any', load, preparing='compiling'))
+    build_engine('slow', task, None)
+    assert before == ['slow: compiling for ((1, 3, 16, 24),), which may take minutes']
+
+
+@pytest.mark.parametrize('name', ['compiled-bfloat16', 'compiled-float16', 'graph-float16'])
+def test_what_torch_compiles_or_records_counts_as_long(name):
+    assert ENGINES[name].preparing
 
 
 @pytest.mark.usefixtures('few')

@@ -101,7 +101,7 @@ def test_torch_runs_until_the_engine_is_built():
     network.wait()
     torch.testing.assert_close(network(values(5)), Scores()(values(5)))
     assert network.running == WANTED
-    assert network.note == told[-1] == f'{WANTED} for inputs of 12 x 10'
+    assert network.note == told[-1] == f'{WANTED} for inputs of 12 x 10, 100.00% as torch float32'
     assert told[0] == 'torch for inputs of 12 x 10 until an engine is built for that size'
 
 
@@ -143,7 +143,69 @@ def test_no_more_engines_are_built_than_memory_is_meant_for(made):
         show(network, size=(rows, 8))
     assert len(made) == 4
     assert_runs_in_torch(network, size=(11, 8))
-    assert told[-1] == 'torch for inputs of 8 x 11: engines are built for 4 sizes'
+    assert told[-1] == 'torch for inputs of 8 x 11: 4 other sizes that come have engines'
+
+
+def test_a_size_that_has_not_come_for_long_gives_way_to_another(made):
+    network, _ = engined()
+    for rows in range(6, 10):
+        show(network, size=(rows, 8))
+    for seed in range(100):
+        network(values(seed, size=(9, 8)))
+    show(network, size=(10, 8))
+    assert len(made) == 5
+    for size, running in [((10, 8), WANTED), ((9, 8), WANTED), ((6, 8), 'torch, cpu float32')]:
+        network(values(size=size))
+        assert network.running == running
+
+
+def test_sizes_that_come_in_turn_keep_their_engines(made):
+    network, _ = engined()
+    for seed in range(110):
+        for rows in range(6, 11):
+            network(values(seed, size=(rows, 8)))
+        network.wait()
+    assert len(made) == 4
+    network(values(size=(6, 8)))
+    assert network.running == WANTED
+
+
+@pytest.mark.usefixtures('made')
+def test_the_note_is_of_the_size_that_came_last():
+    network, _ = engined()
+    show(network)
+    assert_runs_in_torch(network, size=(14, 8))
+    assert network.note == 'torch for inputs of 8 x 14 until an engine is built for that size'
+    network(values())
+    assert network.note == f'{WANTED} for inputs of 12 x 10, 100.00% as torch float32'
+
+
+def test_who_prepares_an_engine_waits_for_it_and_is_told_how_far_it_is(monkeypatch):
+    network, _ = engined()
+    seen = []
+
+    def load(task, folder):
+        seen.append((network.waiting, network.note))
+        return Counted(task)
+
+    monkeypatch.setitem(ENGINES, WANTED, Maker('any', load, preparing='compiling'))
+    network.prepare([(values(),)])
+    told = f'{WANTED}: compiling for ((1, 3, 10, 12),), which may take minutes'
+    assert seen == [(True, told)]
+    assert not network.waiting
+
+
+def test_who_is_served_in_torch_while_an_engine_is_built_does_not_wait(monkeypatch):
+    network, _ = engined()
+    seen = []
+
+    def load(task, folder):
+        seen.append(network.waiting)
+        return Counted(task)
+
+    monkeypatch.setitem(ENGINES, WANTED, Maker('any', load))
+    show(network)
+    assert seen == [False]
 
 
 def test_several_images_go_through_the_engine_one_by_one(made):
@@ -307,6 +369,18 @@ def test_shipped_flow_weights_give_the_flow_of_torch_in_an_engine(images):
     assert (estimator.running, plain.running) == ('openvino-float32', 'torch')
 
 
+@pytest.mark.parametrize('name', ['flow', 'flow_corr'])
+def test_an_engine_that_forgoes_features_that_torch_would_keep_is_told(name):
+    told = []
+    settings = EngineSettings(engine='torch-float32', engine_cache='')
+    FlowEstimator.from_file(find_weights(name), **PLAIN, engine=settings, tell=told.append)
+    assert told == (
+        ['an engine sees both images of each pair; engine: torch looks at each image once']
+        if name == 'flow_corr'
+        else []
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('width', [0, 96])
 def test_auto_labels_as_torch_does_whatever_it_takes(images, plain, folder, tmp_path, width):
@@ -370,6 +444,46 @@ def test_calibration_needs_frames(images, tmp_path, pictures):
     settings = EngineSettings(engine='auto', calibration_frames=str(tmp_path / 'frames'))
     with pytest.raises(InputError, match='frames'):
         Segmenter.from_file(find_weights('drive'), **PLAIN, engine=settings)
+
+
+@pytest.mark.usefixtures('made')
+def test_labels_of_the_first_image_come_from_an_engine_that_was_prepared_for_its_size(images):
+    settings = EngineSettings(engine=WANTED, engine_cache='')
+    segmenter = Segmenter.from_file(find_weights('drive'), **PLAIN, engine=settings)
+    segmenter.prepare_for((160, 128))
+    segmenter.segment(images[0])
+    assert segmenter.running == WANTED
+
+
+@pytest.mark.usefixtures('made')
+def test_flow_of_the_first_images_comes_from_an_engine_that_was_prepared_for_their_size(images):
+    settings = EngineSettings(engine=WANTED, engine_cache='')
+    estimator = FlowEstimator.from_file(find_weights('flow'), **PLAIN, engine=settings)
+    estimator.prepare_for((160, 128))
+    estimator.estimate(*images[:2])
+    assert estimator.running == WANTED
+
+
+@pytest.mark.parametrize('predictor', [Segmenter, FlowEstimator])
+def test_an_engine_is_prepared_with_frames_that_do_not_scale_it(
+    made, monkeypatch, folder, images, predictor
+):
+    tasks = []
+
+    def load(task, folder):
+        tasks.append(task)
+        return Counted(task)
+
+    monkeypatch.setitem(ENGINES, WANTED, Maker('any', load, calibrated=True))
+    settings = EngineSettings(engine=WANTED, engine_cache='', calibration_frames=str(folder))
+    name = 'drive' if predictor is Segmenter else 'flow'
+    ours = predictor.from_file(find_weights(name), **PLAIN, engine=settings)
+    ours.prepare_for((160, 128))
+    shown = images[:1] if predictor is Segmenter else images[:2]
+    for given, expected in zip(tasks[0].inputs[0], ours.inputs(*shown), strict=True):
+        torch.testing.assert_close(given, expected)
+    scaling = [inputs[0] for inputs in tasks[0].calibration]
+    assert not any(torch.equal(tasks[0].inputs[0][0], one) for one in scaling)
 
 
 def test_an_engine_for_flow_needs_two_images_to_prepare_it(images):
