@@ -49,9 +49,12 @@ def test_a_drones_node_tells_and_paints_the_classes_of_its_weights(
     save_weights(weights, card.build(), card)
     of_a_drone = yaml.safe_load((ROOT / 'config' / 'drone.yaml').read_text())
     parameters = of_a_drone['/**']['ros__parameters']
-    small = {'device': 'cpu', 'precision': 'float32', 'segmentation_width': 64, 'cameras': ['']}
+    small = {'device': 'cpu', 'precision': 'float32', 'segmentation_width': 64}
+    empty = {'cameras': [''], 'engine_image_size': [0, 0]}  # an empty list has no type here
     shown = {'overlay_opacity': 1.0, 'image_transport': 'raw', 'flow_weights': ''}
-    running = bench(**{**parameters, **small, **shown, 'segmentation_weights': str(weights)})
+    running = bench(
+        **{**parameters, **small, **empty, **shown, 'segmentation_weights': str(weights)}
+    )
     infos = running.listen('label_info', String, latched=True)
     labels, pictures = running.listen('labels'), running.listen('labels_color')
     running.camera().publish(frame(1))
