@@ -420,14 +420,20 @@ def test_int8_of_the_shipped_weights_is_scaled_by_a_folder_of_frames(images, fol
     assert (labels == plain.segment(images[5]).labels).mean() > 0.9
 
 
-def test_calibration_frames_take_the_size_of_the_images(made, monkeypatch, folder, images):
-    tasks = []
+@pytest.fixture
+def tasks(monkeypatch):
+    """Return what a calibrated engine is asked for."""
+    asked = []
 
     def load(task, folder):
-        tasks.append(task)
+        asked.append(task)
         return Counted(task)
 
     monkeypatch.setitem(ENGINES, WANTED, Maker('any', load, calibrated=True))
+    return asked
+
+
+def test_calibration_frames_take_the_size_of_the_images(made, tasks, folder, images):
     settings = EngineSettings(engine=WANTED, engine_cache='', calibration_frames=str(folder))
     segmenter = Segmenter.from_file(find_weights('drive'), **PLAIN, width=96, engine=settings)
     segmenter.prepare(images[:1])
@@ -466,15 +472,8 @@ def test_flow_of_the_first_images_comes_from_an_engine_that_was_prepared_for_the
 
 @pytest.mark.parametrize('predictor', [Segmenter, FlowEstimator])
 def test_an_engine_is_prepared_with_frames_that_do_not_scale_it(
-    made, monkeypatch, folder, images, predictor
+    made, tasks, folder, images, predictor
 ):
-    tasks = []
-
-    def load(task, folder):
-        tasks.append(task)
-        return Counted(task)
-
-    monkeypatch.setitem(ENGINES, WANTED, Maker('any', load, calibrated=True))
     settings = EngineSettings(engine=WANTED, engine_cache='', calibration_frames=str(folder))
     name = 'drive' if predictor is Segmenter else 'flow'
     ours = predictor.from_file(find_weights(name), **PLAIN, engine=settings)
