@@ -1,6 +1,7 @@
 """Multi-scale context aggregation: dilated convolutions over class scores."""
 
 from dense_perception.networks.frontend import FrontEnd, STRIDE
+from dense_perception.networks.layers import rectified
 import torch
 from torch import nn, Tensor
 
@@ -65,7 +66,8 @@ class ContextModule(nn.Module):
     def forward(self, scores: Tensor) -> Tensor:
         """Return refined class scores, (N, C, H, W) like the input."""
         for layer in self.layers:
-            scores = torch.relu(layer(scores))
+            assert isinstance(layer, nn.Conv2d)
+            scores = rectified(layer, scores)
         return self.final(scores)
 
 

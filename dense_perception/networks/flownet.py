@@ -7,7 +7,7 @@ Dosovitskiy et al. (2015), sections 3 and 3.1; layer table of the released Caffe
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from dense_perception.networks.layers import correlation, crop_to
+from dense_perception.networks.layers import correlation, crop_to, rectified
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
@@ -25,7 +25,20 @@ def _convolution(
     padding = (kernel - 1) // 2
     layer = nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=not batch_norm)
     norm = (nn.BatchNorm2d(outputs),) if batch_norm else ()
-    return nn.Sequential(layer, *norm, nn.LeakyReLU(_SLOPE, inplace=True))
+    return _Rectified(layer, *norm, nn.LeakyReLU(_SLOPE, inplace=True))
+
+
+class _Rectified(nn.Sequential):
+    """A convolution and its leaky ReLU, perhaps with batch norm between them."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Return features, in one pass where torch can."""
+        layer = self[0]
+        if len(self) == 2 and isinstance(layer, nn.Conv2d):
+            return rectified(layer, values, _SLOPE)
+        for step in self:
+            values = step(values)
+        return values
 
 
 class Refinement(nn.Module):

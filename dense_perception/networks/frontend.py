@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 import math
 
-import torch
+from dense_perception.networks.layers import halved, rectified
 from torch import nn, Tensor
-import torch.nn.functional as F
 
 STRIDE = 8  # image pixels per score, after three poolings
 
@@ -81,11 +80,11 @@ class FrontEnd(nn.Module):
         values = image
         for stage, names in enumerate(self.stages, 1):
             for name in names:
-                values = torch.relu(self.get_submodule(name)(values))
+                values = rectified(getattr(self, name), values)
             if stage <= 3:
-                values = F.max_pool2d(values, 2, ceil_mode=True)
-        values = self.dropout(torch.relu(self.fc6(values)))
-        return self.dropout(torch.relu(self.fc7(values)))
+                values = halved(values)
+        values = self.dropout(rectified(self.fc6, values))
+        return self.dropout(rectified(self.fc7, values))
 
     def _convolution(self, channels: int, out: int, kernel: int, dilation: int) -> nn.Conv2d:
         padding = dilation * (kernel // 2) if self.padded else 0

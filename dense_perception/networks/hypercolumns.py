@@ -5,7 +5,7 @@ from typing import Any
 
 from dense_perception.graphical.superpixels import slic
 from dense_perception.networks.feature_trunk import between, FeatureTrunk, paint
-from dense_perception.networks.layers import crop_to
+from dense_perception.networks.layers import crop_to, rectified
 from dense_perception.networks.vgg16 import SHAPES
 import numpy as np
 import torch
@@ -118,8 +118,8 @@ class Hypercolumns(FeatureTrunk):
     def _fc7(self, pooled: Tensor) -> Tensor:
         """Return fc7 of each 7 x 7 window of values like those of pool5."""
         with self.trunk_gradients():
-            fc6 = self.dropout(torch.relu(self.fc6(pooled)))
-            return self.dropout(torch.relu(self.fc7(fc6)))
+            fc6 = self.dropout(rectified(self.fc6, pooled))
+            return self.dropout(rectified(self.fc7, fc6))
 
     def _score_pool4(self, pool4: Tensor) -> Tensor:
         return self.score_pool4(pool4 * self.map_scales[1])

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from dense_perception.errors import WeightsError
+from dense_perception.networks.layers import rectified
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
@@ -148,7 +149,7 @@ class VggATrunk(nn.Module):
             if stage:
                 values = F.max_pool2d(values, 2)
             for name in names:
-                values = torch.relu(self.get_submodule(name)(values))
+                values = rectified(getattr(self, name), values)
             maps.append(values)
         return maps[1:]
 

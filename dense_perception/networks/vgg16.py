@@ -4,9 +4,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from dense_perception.errors import WeightsError
+from dense_perception.networks.layers import halved, rectified
 import torch
 from torch import nn, Tensor
-import torch.nn.functional as F
 
 # The convolutions before each of the five poolings; Simonyan and Zisserman (2015), table 1, D.
 STAGES: tuple[tuple[str, ...], ...] = (
@@ -86,12 +86,12 @@ class Vgg16Trunk(nn.Module):
         values = image
         for stage, names in enumerate(STAGES, 1):
             for name in names:
-                values = self.get_submodule(name)(values).relu_()
+                values = rectified(getattr(self, name), values)
                 yield name, values
-            values = F.max_pool2d(values, 2, ceil_mode=True)
+            values = halved(values)
             yield f'pool{stage}', values
         for name in ('fc6', 'fc7'):
-            values = self.dropout(self.get_submodule(name)(values).relu_())
+            values = self.dropout(rectified(getattr(self, name), values))
             yield name, values
 
 

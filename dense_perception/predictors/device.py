@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from dense_perception.errors import SettingError
+from dense_perception.networks.fast_convolution import make_fast
 import torch
 from torch import nn
 
@@ -21,9 +22,16 @@ class Placement:
     dtype: torch.dtype
 
     def place(self, network: nn.Module) -> nn.Module:
-        """Return the network there, ready for inference, channels last in memory."""
+        """
+        Return the network there, ready for inference, channels last in memory.
+
+        In bfloat16 on a CPU wide dilated convolutions become `FastConvolution`s.
+        """
         placed = network.eval().requires_grad_(False).to(self.device, self.dtype)
-        return placed.to(memory_format=torch.channels_last)
+        placed = placed.to(memory_format=torch.channels_last)
+        if self.device.type == 'cpu' and self.dtype == torch.bfloat16:
+            make_fast(placed)
+        return placed
 
     def __str__(self) -> str:
         return f'{self.device} {str(self.dtype).removeprefix("torch.")}'

@@ -3,10 +3,13 @@ from dense_perception.networks.layers import (
     BilinearUpsampling,
     correlation,
     crop_to,
+    halved,
+    rectified,
     zoom,
 )
 import pytest
 import torch
+from torch import nn
 import torch.nn.functional as F
 
 
@@ -167,3 +170,80 @@ def test_crop_keeps_the_top_left():
     values = torch.arange(20.0).reshape(1, 1, 4, 5)
     cropped = crop_to(values, torch.zeros(1, 7, 2, 3))
     assert cropped[0, 0].tolist() == [[0, 1, 2], [5, 6, 7]]
+
+
+def calls_of(function, *arguments):
+    """Return a function's result, and the names of what it had torch do."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        result = function(*arguments)
+    return result, {event.name for event in profile.events()}
+
+
+FUSED = 'mkldnn::_convolution_pointwise'
+
+
+@pytest.mark.parametrize('slope', [0.0, 0.1])
+@pytest.mark.parametrize(
+    'options',
+    [{}, {'padding': 2, 'dilation': 2}, {'stride': 2, 'padding': (1, 0)}, {'bias': False}],
+)
+@pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])
+def test_an_inferred_convolution_is_rectified_in_one_pass_to_the_same_values(
+    slope, options, memory_format
+):
+    torch.manual_seed(0)
+    layer = nn.Conv2d(5, 7, 3, **options).to(memory_format=memory_format)
+    values = torch.randn(2, 5, 12, 9).to(memory_format=memory_format)
+    with torch.inference_mode():
+        found, calls = calls_of(rectified, layer, values, slope)
+        expected = F.leaky_relu(layer(values), slope)
+    assert FUSED in calls
+    torch.testing.assert_close(found, expected)
+
+
+def test_bfloat16_is_rectified_to_the_bit_as_in_two_passes():
+    torch.manual_seed(0)
+    layer = nn.Conv2d(16, 16, 3, padding=1).bfloat16()
+    values = torch.randn(1, 16, 20, 20).bfloat16()
+    with torch.inference_mode():
+        assert torch.equal(rectified(layer, values), torch.relu(layer(values)))
+
+
+@pytest.mark.parametrize('slope', [0.0, 0.1])
+def test_gradients_pass_through_a_rectified_convolution(slope):
+    torch.manual_seed(0)
+    layer = nn.Conv2d(3, 4, 3, dtype=torch.float64)
+    values = torch.randn(1, 3, 5, 5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda given: rectified(layer, given, slope), values)
+
+
+def test_autocast_still_chooses_the_number_type():
+    layer, values = nn.Conv2d(3, 4, 3), torch.randn(1, 3, 8, 8)
+    with torch.inference_mode(), torch.autocast('cpu', torch.bfloat16):
+        assert rectified(layer, values).dtype == torch.bfloat16
+
+
+def test_hooks_of_a_layer_see_what_it_gives_before_it_is_rectified():
+    layer, values, seen = nn.Conv2d(3, 4, 3), torch.randn(1, 3, 8, 8), []
+    layer.register_forward_hook(lambda _, inputs, output: seen.append(output))
+    with torch.inference_mode():
+        rectified(layer, values)
+    assert len(seen) == 1
+    assert seen[0].min() < 0
+
+
+def test_a_layer_that_pads_by_reflection_is_rectified_too():
+    torch.manual_seed(0)
+    layer, values = nn.Conv2d(3, 4, 3, padding=1, padding_mode='reflect'), torch.randn(1, 3, 8, 8)
+    with torch.inference_mode():
+        assert torch.equal(rectified(layer, values), torch.relu(layer(values)))
+
+
+@pytest.mark.parametrize('size', [(8, 12), (7, 12), (8, 5), (1, 1)])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_halved_is_the_largest_of_each_four_with_or_without_gradients(size, dtype):
+    values = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0)).to(dtype)
+    expected = F.max_pool2d(values, 2, ceil_mode=True)
+    with torch.inference_mode():
+        assert torch.equal(halved(values), expected)
+    assert torch.equal(halved(values), expected)
