@@ -29,7 +29,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from dense_perception.predictors.labelling import Axis
 
-_LEAST_ROWS = 32  # of scores, below which handing a band to a thread takes longer than the band
+_LEAST_ROWS = 16  # of scores, below which handing a band to a thread takes longer than the band
 
 
 @compiled
