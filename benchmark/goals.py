@@ -74,7 +74,7 @@ class Unit:
 
 
 TIMES, FPS, LINES = Unit('x', 2), Unit(' fps', 1), Unit('', 0)
-PERCENT, MB, IOU = Unit(' %', 1, small=True), Unit(' MB', 0, small=True), Unit('', 4, small=True)
+PERCENT, MB, SHARE = Unit(' %', 1, small=True), Unit(' MB', 0, small=True), Unit('', 4, small=True)
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ GOALS = (
         for size in SIZES[:2]
         for ratio in (quotient(MEDIAN, slow, fast, input=size),)
     ),
-    Goal('mean IoU that int8 loses, CamVid val', 'engines', lost, IOU, 0.01, 0.003),
+    Goal('mean IoU that int8 loses, CamVid val', 'engines', lost, SHARE, 0.01, 0.003),
     *(
         Goal(f'{DILATION} against {what}', 'dilation', figure('x ours', rival), TIMES, *wanted)
         for what, rival, *wanted in (
@@ -194,6 +194,13 @@ GOALS = (
             ('ONNX Runtime float32', 'onnxruntime*', 1.6),
             ('OpenCV dnn float32', 'OpenCV dnn*', 3.3),
         )
+    ),
+    Goal(
+        f'{DILATION}, distance to float32, of its norm',
+        'dilation',
+        figure('relative error', OURS),
+        SHARE,
+        0.015,
     ),
     *(
         Goal(f'{DILATION} against a matrix product, {what}', 'dilation', figure(cell, OURS), TIMES)

@@ -1,5 +1,6 @@
 """Layers that several networks share."""
 
+from functools import cache
 import math
 
 import torch
@@ -54,35 +55,35 @@ def rectified(layer: nn.Conv2d, values: Tensor, slope: float = 0.0) -> Tensor:
     :param values: (N, C, H, W).
     :param slope: of the ReLU below zero.
     """
-    if _in_one_pass(layer, values):
-        attribute, scalars = ('leaky_relu', [slope]) if slope else ('relu', [])
-        together: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            values,
-            layer.weight,
-            layer.bias,
-            layer.padding,
-            layer.stride,
-            layer.dilation,
-            layer.groups,
-            attribute,
-            scalars,
-            '',
-        )
-        return together
+    if (
+        type(layer) is nn.Conv2d
+        and not (layer._forward_hooks or layer._forward_pre_hooks)  # they see what it gives
+        and infers_on_cpu(values)
+        and layer.padding_mode == 'zeros'
+        and not isinstance(layer.padding, str)
+        and values.numel() > 0
+        and _fuses(values.dtype)
+    ):
+        return _in_one_pass(layer, values, slope)
     convolved = layer(values)
     return F.leaky_relu(convolved, slope, inplace=True) if slope else torch.relu(convolved)
 
 
-def _in_one_pass(layer: nn.Conv2d, values: Tensor) -> bool:
-    return (
-        type(layer) is nn.Conv2d
-        and not (layer._forward_hooks or layer._forward_pre_hooks)  # they see what it gives
-        and infers_on_cpu(values)
-        and _FUSES.get(values.dtype, False)
-        and layer.padding_mode == 'zeros'
-        and not isinstance(layer.padding, str)
-        and values.numel() > 0
+def _in_one_pass(layer: nn.Conv2d, values: Tensor, slope: float) -> Tensor:
+    attribute, scalars = ('leaky_relu', [slope]) if slope else ('relu', [])
+    result: Tensor = torch.ops.mkldnn._convolution_pointwise(
+        values,
+        layer.weight,
+        layer.bias,
+        layer.padding,
+        layer.stride,
+        layer.dilation,
+        layer.groups,
+        attribute,
+        scalars,
+        '',
     )
+    return result
 
 
 def infers_on_cpu(values: Tensor) -> bool:
@@ -97,18 +98,16 @@ def infers_on_cpu(values: Tensor) -> bool:
     )
 
 
-def _fusing() -> dict[torch.dtype, bool]:
-    """Return in which number types oneDNN is there, and fuses."""
-    available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    if not available or not hasattr(torch.ops.mkldnn, '_convolution_pointwise'):
-        return {}
-    return {
-        torch.float32: True,
-        torch.bfloat16: bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()),
-    }
-
-
-_FUSES = _fusing()
+@cache
+def _fuses(dtype: torch.dtype) -> bool:
+    """Whether torch was built with oneDNN, and that rectifies here in a number type."""
+    # Without random numbers, which whoever gave a seed would miss.
+    layer = nn.utils.skip_init(nn.Conv2d, 1, 1, 1, bias=False, dtype=dtype)  # type: ignore[no-untyped-call]
+    layer.weight.fill_(1)
+    try:
+        return bool(_in_one_pass(layer, layer.weight.new_full((1, 1, 1, 1), -1), 0.0) == 0)
+    except (AttributeError, RuntimeError):  # no such operator, or not for that type
+        return False
 
 
 def halved(values: Tensor) -> Tensor:

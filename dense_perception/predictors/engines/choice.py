@@ -26,7 +26,7 @@ from dense_perception.predictors.engines.machine import device_name, version_of
 from dense_perception.predictors.engines.telling import telling
 import torch
 
-_FORMAT = 1  # raised when what is written changes
+_FORMAT = 2  # raised when what is written changes
 _CHOICE = 'choice.json'
 _BASELINE = 'torch-float32'
 
