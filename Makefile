@@ -60,7 +60,7 @@ lint: setup ## check format, style, types and the direction of imports
 format: setup ## format the code
 	$(ENTER) ruff format . && ruff check --fix .
 
-bench: setup ## measure speed, most of an hour; CAMVID=folder scores, too; benchmark/ holds results
+bench: setup ## measure speed, some 40 minutes; CAMVID=folder scores, too; benchmark/ holds results
 	$(ENTER) cd benchmark && python -m dense_perception.cli.bench $(addprefix --size ,$(SIZES))
 	$(ENTER) for name in $(BENCHMARKS); do \
 	    python benchmark/$$name.py $$([ $$name != node ] || echo --seconds 8) || exit 1; done
