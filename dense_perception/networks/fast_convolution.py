@@ -96,7 +96,7 @@ class FastConvolution(nn.Conv2d):
         for odd_row, columns in enumerate(zip(*pairs, strict=True)):
             for odd_column, part in enumerate(_pair(*columns)):
                 place = result[:, :, odd_row, :, :, odd_column]
-                place.copy_(part.view(place.shape))
+                place.copy_(part.reshape(place.shape))
         return result.view(batch, 2 * high, 2 * wide, filters)
 
     def _product(self, values: Tensor, row: int, column: int) -> Tensor:
