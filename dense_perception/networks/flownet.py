@@ -36,9 +36,8 @@ class _Rectified(nn.Sequential):
         layer = self[0]
         if len(self) == 2 and isinstance(layer, nn.Conv2d):
             return rectified(layer, values, _SLOPE)
-        for step in self:
-            values = step(values)
-        return values
+        normalised: Tensor = super().forward(values)  # type: ignore[no-untyped-call]
+        return normalised
 
 
 class Refinement(nn.Module):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 import math
 
-from dense_perception.networks.layers import halved, rectified
+from dense_perception.networks.layers import max_pool, rectified
 from torch import nn, Tensor
 
 STRIDE = 8  # image pixels per score, after three poolings
@@ -82,7 +82,7 @@ class FrontEnd(nn.Module):
             for name in names:
                 values = rectified(getattr(self, name), values)
             if stage <= 3:
-                values = halved(values)
+                values = max_pool(values)
         values = self.dropout(rectified(self.fc6, values))
         return self.dropout(rectified(self.fc7, values))
 

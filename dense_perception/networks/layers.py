@@ -2,6 +2,7 @@
 
 from functools import cache
 import math
+from typing import TypeGuard
 
 import torch
 from torch import nn, Tensor
@@ -49,8 +50,8 @@ def rectified(layer: nn.Conv2d, values: Tensor, slope: float = 0.0) -> Tensor:
     """
     Return what a (leaky) ReLU makes of a convolution.
 
-    Where torch infers on a CPU, oneDNN does both in one pass: a ReLU of its own takes as long as
-    a third of a narrow convolution.
+    Where torch infers on a CPU, oneDNN does both in one pass: a ReLU of its own takes as long as a
+    good part of a narrow convolution.
 
     :param values: (N, C, H, W).
     :param slope: of the ReLU below zero.
@@ -86,6 +87,18 @@ def _in_one_pass(layer: nn.Conv2d, values: Tensor, slope: float) -> Tensor:
     return result
 
 
+def is_plain(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """Whether a layer is a convolution at stride 1, zero-padded, not grouped, with bias."""
+    return (
+        isinstance(layer, nn.Conv2d)
+        and layer.stride == (1, 1)
+        and layer.groups == 1
+        and layer.bias is not None
+        and layer.padding_mode == 'zeros'
+        and not isinstance(layer.padding, str)
+    )
+
+
 def infers_on_cpu(values: Tensor) -> bool:
     """Whether values are computed as they are, on a CPU, for nobody's gradient and no export."""
     return (
@@ -110,12 +123,12 @@ def _fuses(dtype: torch.dtype) -> bool:
         return False
 
 
-def halved(values: Tensor) -> Tensor:
+def max_pool(values: Tensor) -> Tensor:
     """
     Return the largest of each 2 x 2 values, (N, C, ceil(H / 2), ceil(W / 2)).
 
-    Where torch infers on a CPU, pairs of rows and of columns are compared, which takes half the
-    time of a pooling that also notes the places.
+    Where torch infers on a CPU, pairs of rows and of columns are compared; its own pooling also
+    notes the places of the largest, and is slower.
     """
     if infers_on_cpu(values) and not any(side % 2 for side in values.shape[2:]):
         higher = torch.maximum(values[:, :, ::2], values[:, :, 1::2])

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from dense_perception.errors import WeightsError
-from dense_perception.networks.layers import halved, rectified
+from dense_perception.networks.layers import max_pool, rectified
 import torch
 from torch import nn, Tensor
 
@@ -88,7 +88,7 @@ class Vgg16Trunk(nn.Module):
             for name in names:
                 values = rectified(getattr(self, name), values)
                 yield name, values
-            values = halved(values)
+            values = max_pool(values)
             yield f'pool{stage}', values
         for name in ('fc6', 'fc7'):
             values = self.dropout(rectified(getattr(self, name), values))

@@ -3,7 +3,7 @@ from dense_perception.networks.layers import (
     BilinearUpsampling,
     correlation,
     crop_to,
-    halved,
+    max_pool,
     rectified,
     zoom,
 )
@@ -241,9 +241,9 @@ def test_a_layer_that_pads_by_reflection_is_rectified_too():
 
 @pytest.mark.parametrize('size', [(8, 12), (7, 12), (8, 5), (1, 1)])
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
-def test_halved_is_the_largest_of_each_four_with_or_without_gradients(size, dtype):
+def test_max_pool_is_the_largest_of_each_four_with_or_without_gradients(size, dtype):
     values = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0)).to(dtype)
     expected = F.max_pool2d(values, 2, ceil_mode=True)
     with torch.inference_mode():
-        assert torch.equal(halved(values), expected)
-    assert torch.equal(halved(values), expected)
+        assert torch.equal(max_pool(values), expected)
+    assert torch.equal(max_pool(values), expected)

@@ -76,8 +76,8 @@ def _forget_places(model: Any) -> None:
     """
     Put a plain pooling where torch's also gives the places of its maxima and nobody asks.
 
-    OpenVINO carries int8 through a plain one alone: the convolution behind the other is computed
-    in bfloat16, which costs a seventh of the labels' time.
+    OpenVINO carries int8 through a plain one alone; the convolution behind the other is computed
+    in bfloat16.
     """
     from openvino import opset1
 

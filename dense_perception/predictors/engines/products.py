@@ -12,6 +12,7 @@ import copy
 import logging
 import time
 
+from dense_perception.networks.layers import is_plain
 import torch
 from torch import fx, nn, Tensor
 import torch.nn.functional as F
@@ -51,9 +52,9 @@ class ProductConvolution(nn.Module):
 
     def __init__(self, layer: nn.Conv2d, *, rectify: bool) -> None:
         """
-        Take a layer that `can_be_product`.
+        Take a layer.
 
-        :param layer: zero-padded, stride 1, not grouped, with bias.
+        :param layer: one that `is_plain`.
         """
         super().__init__()
         self.layer, self.rectify = layer, rectify
@@ -94,18 +95,6 @@ class ProductConvolution(nn.Module):
         return result.permute(0, 3, 1, 2)
 
 
-def can_be_product(layer: nn.Module) -> bool:
-    """Whether a layer is a convolution that `ProductConvolution` computes."""
-    return (
-        isinstance(layer, nn.Conv2d)
-        and layer.stride == (1, 1)
-        and layer.groups == 1
-        and layer.bias is not None
-        and layer.padding_mode == 'zeros'
-        and not isinstance(layer.padding, str)
-    )
-
-
 def choose_convolutions(
     network: nn.Module,
     *images: Tensor,
@@ -127,7 +116,7 @@ def choose_convolutions(
         layer = traced.get_submodule(name)
         assert isinstance(layer, nn.Conv2d)
         ways: list[nn.Module] = [PlainConvolution(layer, rectify=rectify)]
-        if can_be_product(layer):
+        if is_plain(layer):
             ways.append(ProductConvolution(layer, rectify=rectify))
         times = [measure(way, inputs[name]) for way in ways]
         best = times.index(min(times))

@@ -28,20 +28,18 @@ class Unpooled(nn.Module):
         return F.max_unpool2d(maxima, places, 2)
 
 
-def built(network, size, folder, build=in_openvino.build, precision='f32'):
-    """Return an engine's output, torch's, and what the plugin runs: type and way of each layer."""
+def task_of(network, size):
     torch.manual_seed(0)
     images = [(torch.rand(1, 3, *size),) for _ in range(4)]
-    task = Task(network.eval().requires_grad_(False), images, equal_labels, 0.5, images)
-    build(task, folder)
-    found = in_openvino.load(task, folder, precision=precision)(*images[0])
-    hint = {'INFERENCE_PRECISION_HINT': precision}
-    compiled = openvino.Core().compile_model(folder / 'network.xml', 'CPU', hint)
-    layers = [node.get_rt_info() for node in compiled.get_runtime_model().get_ordered_ops()]
-    ways = [
-        tuple(layer[key].astype(str) for key in ('layerType', 'primitiveType')) for layer in layers
-    ]
-    return found, network(*images[0]), ways
+    return Task(network.eval().requires_grad_(False), images, equal_labels, 0.5, images)
+
+
+def outputs(network, size, folder):
+    """Return what an engine gives, and what torch does."""
+    task = task_of(network, size)
+    in_openvino.build(task, folder)
+    engine = in_openvino.load(task, folder, precision='f32')
+    return engine(*task.inputs[0]), network(*task.inputs[0])
 
 
 @pytest.mark.parametrize(
@@ -56,19 +54,24 @@ def built(network, size, folder, build=in_openvino.build, precision='f32'):
     ],
 )
 def test_poolings_of_every_form_give_what_torch_does(options, size, tmp_path):
-    found, expected, _ = built(Pooled(**options), size, tmp_path)
+    found, expected = outputs(Pooled(**options), size, tmp_path)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_a_pooling_whose_places_are_used_gives_what_torch_does(tmp_path):
-    found, expected, _ = built(Unpooled(), (8, 12), tmp_path)
+    found, expected = outputs(Unpooled(), (8, 12), tmp_path)
     torch.testing.assert_close(found, expected)
 
 
 def test_the_convolution_behind_a_pooling_is_computed_in_int8(tmp_path):
     pytest.importorskip('nncf')
-    network = Pooled(kernel_size=2, ceil_mode=True)
-    _, _, ways = built(network, (24, 32), tmp_path, in_openvino.build_int8)
-    convolutions = [way for kind, way in ways if kind == 'Convolution']
-    assert len(convolutions) == 2
-    assert all(way.endswith('I8') for way in convolutions)
+    in_openvino.build_int8(task_of(Pooled(kernel_size=2, ceil_mode=True), (24, 32)), tmp_path)
+    compiled = openvino.Core().compile_model(tmp_path / 'network.xml', 'CPU')
+    layers = [layer.get_rt_info() for layer in compiled.get_runtime_model().get_ordered_ops()]
+    ways = [
+        layer['primitiveType'].astype(str)
+        for layer in layers
+        if layer['layerType'].astype(str) == 'Convolution'
+    ]
+    assert len(ways) == 2
+    assert all(way.endswith('I8') for way in ways)

@@ -1,7 +1,7 @@
 from dense_perception.networks.context import FrontEndContext
 from dense_perception.networks.flownet import FlowNetCorr
+from dense_perception.networks.layers import is_plain
 from dense_perception.predictors.engines.products import (
-    can_be_product,
     choose_convolutions,
     PlainConvolution,
     ProductConvolution,
@@ -45,7 +45,7 @@ def test_rows_are_gathered_some_at_a_time(monkeypatch):
     ids=['stride', 'groups', 'no bias', 'padding', 'no convolution'],
 )
 def test_other_layers_stay_what_they_are(layer):
-    assert not can_be_product(layer)
+    assert not is_plain(layer)
 
 
 @pytest.mark.parametrize('favourite', [PlainConvolution, ProductConvolution])
